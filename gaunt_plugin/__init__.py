@@ -1,0 +1,13 @@
+"""Gaunt tensor products as plugins for the interatomic potentials MACE and NequIP.
+
+Importing the package imports neither host nor anything slow: each part is imported where it
+is used.
+
+* ``gaunt_plugin.sphere``: quadrature, harmonics and coupling coefficients (float64 NumPy)
+* ``gaunt_plugin.layers``: torch modules, with e3nn irreps in and out
+* ``gaunt_plugin.mace``: blocks for MACE and its ``--plugin`` option
+"""
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]

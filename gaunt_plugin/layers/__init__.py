@@ -1,0 +1,7 @@
+"""torch layers on functions on the sphere, with e3nn's irreps in and out; no host."""
+
+from gaunt_plugin.layers.aligned import AlignedConvolution
+from gaunt_plugin.layers.convolution import GauntConvolution
+from gaunt_plugin.layers.many_body import GauntManyBody
+
+__all__ = ["AlignedConvolution", "GauntConvolution", "GauntManyBody"]

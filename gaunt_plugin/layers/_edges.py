@@ -1,0 +1,62 @@
+"""What both convolutions share: layouts and checks."""
+
+from __future__ import annotations
+
+from typing import List
+
+import torch
+
+from gaunt_plugin.layers._irreps import degrees_of, o3
+
+
+def convolution_degrees(irreps_in, irreps_edge, irreps_out):
+    """Channels and degrees of a convolution's irreps, checked.
+
+    Raises:
+        ValueError: irreps that are not natural, or multiplicities that don't fit.
+    """
+    channels, degrees_in = degrees_of(irreps_in, "irreps_in")
+    edge_channels, degrees_edge = degrees_of(irreps_edge, "irreps_edge")
+    channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
+    if edge_channels != 1:
+        raise ValueError(
+            f"irreps_edge must have multiplicity 1, got {o3.Irreps(irreps_edge)}"
+        )
+    if channels != channels_out:
+        raise ValueError(
+            "irreps_in and irreps_out must have the same multiplicity, got "
+            f"{o3.Irreps(irreps_in)} and {o3.Irreps(irreps_out)}"
+        )
+    return channels, degrees_in, degrees_edge, degrees_out
+
+
+def channels_last(x: torch.Tensor, channels: int, dims: List[int]) -> torch.Tensor:
+    """e3nn's flat layout ``[nodes, channels * sum(2l+1)]`` -> ``[nodes, sum(2l+1), channels]``."""
+    parts = x.split([channels * d for d in dims], dim=-1)
+    blocks = [part.view(-1, channels, d) for part, d in zip(parts, dims)]
+    return torch.cat(blocks, dim=-1).transpose(1, 2).contiguous()
+
+
+def flat(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
+    """Inverse of :func:`channels_last`."""
+    return torch.cat([part.transpose(1, 2).flatten(1) for part in x.split(dims, dim=1)], dim=-1)
+
+
+def check_edges(
+    x: torch.Tensor,
+    edge_attrs: torch.Tensor,
+    weights: torch.Tensor,
+    edge_index: torch.Tensor,
+    dim_in: int,
+    dim_edge: int,
+    numel: int,
+) -> None:
+    edges = edge_index.shape[1]
+    if x.shape[-1] != dim_in:
+        raise ValueError(f"node features must be [nodes, {dim_in}], got {list(x.shape)}")
+    if edge_attrs.shape[0] != edges or edge_attrs.shape[1] != dim_edge:
+        raise ValueError(
+            f"edge_attrs must be [{edges}, {dim_edge}], got {list(edge_attrs.shape)}"
+        )
+    if weights.shape[0] != edges or weights.shape[1] != numel:
+        raise ValueError(f"weights must be [{edges}, {numel}], got {list(weights.shape)}")

@@ -1,0 +1,31 @@
+"""e3nn's irreps, importable on every supported pair of e3nn and torch, and their checks."""
+
+from __future__ import annotations
+
+import torch
+
+# e3nn 0.4.4 (pinned by MACE) unpickles a `slice` at import, which torch >= 2.6 refuses by default.
+with torch.serialization.safe_globals([slice]):
+    from e3nn import o3
+
+__all__ = ["degrees_of", "o3"]
+
+
+def degrees_of(irreps: o3.Irreps | str, name: str) -> tuple[int, tuple[int, ...]]:
+    """Multiplicity and degrees of irreps with one multiplicity and natural parity.
+
+    Raises:
+        ValueError: different multiplicities, pseudo parity, or degrees not strictly increasing.
+    """
+    irreps = o3.Irreps(irreps)
+    if not irreps or len({mul for mul, _ in irreps}) != 1:
+        raise ValueError(f"{name} must have one multiplicity for all degrees, got {irreps}")
+    wrong = [str(ir) for _, ir in irreps if ir.p != (-1) ** ir.l]
+    if wrong:
+        raise ValueError(
+            f"{name} must have natural parity (0e, 1o, 2e, ...), got {', '.join(wrong)} in {irreps}"
+        )
+    degrees = tuple(ir.l for _, ir in irreps)
+    if list(degrees) != sorted(set(degrees)):
+        raise ValueError(f"{name} must list each degree once, in increasing order, got {irreps}")
+    return irreps[0].mul, degrees

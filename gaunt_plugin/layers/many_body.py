@@ -1,0 +1,244 @@
+"""Many-body (symmetric contraction) product on the sphere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from gaunt_plugin.layers._irreps import degrees_of, o3
+from gaunt_plugin.layers._tables import GAIN_OUT, TableModule, element_weights, repeat_matrix
+from gaunt_plugin.layers.nested import NestedProducts
+from gaunt_plugin.sphere import (
+    coupling_count,
+    coupling_rms,
+    degree_of_component,
+    power_rms,
+    quadrature,
+    real_harmonics,
+)
+
+PARAMETRIZATIONS = ("power", "paper", "full")
+MAX_CORRELATION = 8
+
+_GAIN_IN = 10.0  # the same for the weights of the copies; measured
+
+
+
+class GauntManyBody(torch.nn.Module):
+    r"""Many-body product: powers of functions on the sphere instead of coupled tensors.
+
+    A channel's input is a function ``A(s) = sum_lm A_lm Y_lm(s)``. Per element z and channel c,
+
+    ``power`` (default), with V = ``views`` differently weighted copies of A:
+
+    .. math:: F_v(s) = \sum_{lm} \frac{u_{zvcl}}{\sqrt{2l+1}}\, A_{lm} Y_{lm}(s), \qquad
+       B_{LM} = w_{zcL} A_{LM} + \sum_{\nu=2}^{N} \frac{t_{\nu L}}{\sqrt{V}} \sum_v
+       w_{z \nu v c L}\, \langle F_v(s)^\nu\, Y_{LM}(s) \rangle
+
+    ``paper`` (Luo et al.): the same with one copy and ``u = 1``.
+
+    ``full``: free weights on a basis of nested products ``P_L[P_k[A_l1 A_l2] A_l3]`` that spans
+    every coupling of MACE's symmetric contraction (correlation <= 3).
+
+    ``<.>`` is the average over the sphere; ``t`` gives each order the root mean square that it has
+    in MACE's contraction at initialisation (:func:`gaunt_plugin.sphere.coupling_rms`). Harmonics
+    are component-normalised, in e3nn's order; every integral is exact.
+
+    Args:
+        irreps_in: one multiplicity for all degrees, natural parity, e.g. ``"16x0e+16x1o"``.
+        irreps_out: same multiplicity, natural parity.
+        correlation: number of factors N, 1 to 8 (``full``: 1 to 3).
+        num_elements: size of the one-hot ``node_attrs``.
+        parametrization: ``"power"``, ``"paper"`` or ``"full"``.
+        views: number of copies in ``power``.
+
+    Shapes:
+        ``x [nodes, channels, sum(2l+1)]``, ``node_attrs [nodes, elements]`` ->
+        ``[nodes, channels * sum(2L+1)]``, e3nn's flat layout of ``irreps_out``.
+
+    Raises:
+        ValueError: irreps or options outside of the above.
+
+    Source: Luo, Chen, Krishnapriyan, ICLR 2024, arXiv 2401.10216; MACE's contraction: Batatia et
+    al., NeurIPS 2022, arXiv 2206.07697.
+    """
+
+    def __init__(
+        self,
+        irreps_in: o3.Irreps | str,
+        irreps_out: o3.Irreps | str,
+        correlation: int,
+        num_elements: int,
+        parametrization: str = "power",
+        views: int = 4,
+    ) -> None:
+        super().__init__()
+        self.irreps_in = o3.Irreps(irreps_in)
+        self.irreps_out = o3.Irreps(irreps_out)
+        channels, degrees_in = degrees_of(irreps_in, "irreps_in")
+        channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
+        if channels != channels_out:
+            raise ValueError(
+                f"irreps_in and irreps_out must have the same multiplicity, got {self.irreps_in} "
+                f"and {self.irreps_out}"
+            )
+        if not isinstance(correlation, int) or not 1 <= correlation <= MAX_CORRELATION:
+            raise ValueError(f"correlation must be 1 to {MAX_CORRELATION}, got {correlation!r}")
+        if num_elements < 1:
+            raise ValueError(f"num_elements must be at least 1, got {num_elements!r}")
+        if parametrization not in PARAMETRIZATIONS:
+            raise ValueError(
+                f"unknown parametrization {parametrization!r}; "
+                f"possible: {', '.join(PARAMETRIZATIONS)}"
+            )
+        if views < 1:
+            raise ValueError(f"views must be at least 1, got {views!r}")
+        unreachable = [
+            L
+            for L in degrees_out
+            if not any(coupling_count(degrees_in, n, L) for n in range(1, correlation + 1))
+        ]
+        if unreachable:
+            raise ValueError(
+                f"no product of up to {correlation} factors of {self.irreps_in} reaches "
+                f"degree {unreachable[0]} in irreps_out {self.irreps_out}"
+            )
+        self.channels = channels
+        self.num_elements = num_elements
+        self.parametrization = parametrization
+        # MACE reads this when it extracts a model's configuration.
+        self.contraction_degree = correlation
+        self.dims_in = sum(2 * l + 1 for l in degrees_in)
+        self.dims_out = [2 * L + 1 for L in degrees_out]
+
+        self.orders = torch.nn.ModuleList()
+        args = (degrees_in, degrees_out, channels, num_elements)
+        if set(degrees_in) & set(degrees_out):
+            self.orders.append(_Linear(*args))
+        if parametrization == "full":
+            for n in range(2, correlation + 1):
+                self.orders.append(NestedProducts(*args, correlation=n))
+        elif correlation > 1:
+            copies = views if parametrization == "power" else 0
+            self.orders.append(_Powers(*args, correlation, copies))
+
+    def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+        if x.dim() != 3 or x.shape[1] != self.channels or x.shape[2] != self.dims_in:
+            raise ValueError(
+                f"x must be [nodes, {self.channels}, {self.dims_in}], got {list(x.shape)}"
+            )
+        if node_attrs.shape[-1] != self.num_elements:
+            raise ValueError(
+                f"node_attrs must be one-hot [nodes, {self.num_elements}], "
+                f"got {list(node_attrs.shape)}"
+            )
+        out = torch.zeros(
+            [x.shape[0], self.channels, sum(self.dims_out)], dtype=x.dtype, device=x.device
+        )
+        for order in self.orders:
+            out = out + order(x, node_attrs)
+        parts = [part.flatten(1) for part in out.split(self.dims_out, dim=-1)]
+        return torch.cat(parts, dim=-1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.irreps_in} -> {self.irreps_out}, correlation={self.contraction_degree}, "
+            f"parametrization={self.parametrization}, elements={self.num_elements}"
+        )
+
+
+class _Linear(TableModule):
+    """``w_zcL A_LM``, the term of order one."""
+
+    def __init__(self, degrees_in, degrees_out, channels, num_elements) -> None:
+        super().__init__()
+        common = tuple(l for l in degrees_in if l in degrees_out)
+        where_in, where_out = (
+            np.asarray(degrees)[degree_of_component(degrees)]
+            for degrees in (degrees_in, degrees_out)
+        )
+        pick = np.zeros((len(where_in), len(where_out)))
+        for l in common:
+            pick[np.ix_(where_in == l, where_out == l)] = np.eye(2 * l + 1)
+        repeat = np.zeros((len(common), len(where_out)))
+        for i, l in enumerate(common):
+            repeat[i, where_out == l] = 1.0
+        self.channels = channels
+        self.register_table("pick", pick)
+        self.register_table("repeat", repeat)
+        self.weight = element_weights(num_elements, channels, len(common))
+
+    def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+        weight = (node_attrs @ self.weight).view(x.shape[0], self.channels, -1)
+        # zci,ij->zcj and zcl,lj->zcj
+        return (x @ self.pick) * (weight @ self.repeat)
+
+
+class _Powers(TableModule):
+    """``sum_nu sum_v t_nuL w_znuvcL <F_v^nu Y_LM>``; without copies F is the plain sum."""
+
+    def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation, copies):
+        super().__init__()
+        self.channels, self.copies, self.correlation = channels, copies, correlation
+        rule = quadrature(correlation * max(degrees_in) + max(degrees_out))
+        harmonics = real_harmonics(degrees_in, rule.nodes).T
+        to_degree = [1 / math.sqrt(2 * l + 1) for l in degrees_in]
+        if copies:
+            self.weight_in = element_weights(
+                num_elements, copies, channels, len(degrees_in), std=1 / _GAIN_IN
+            )
+            self.register_table("repeat_in", _GAIN_IN * repeat_matrix(degrees_in, to_degree))
+            self.register_table("to_grid", harmonics)
+        else:
+            self.register_buffer("weight_in", None)
+            self.register_table("repeat_in", np.zeros((0, 0)))
+            scaled = harmonics * np.sum(repeat_matrix(degrees_in, to_degree), axis=0)[:, None]
+            self.register_table("to_grid", scaled)
+
+        project = real_harmonics(degrees_out, rule.nodes) * rule.weights[:, None]
+        copies = max(copies, 1)
+        from_grid, repeat_out = [], []
+        for n in range(2, correlation + 1):
+            factors = []
+            for L in degrees_out:
+                own = power_rms(degrees_in, n, L, random_weights=self.copies > 0)
+                target = coupling_rms(degrees_in, n, L) / math.sqrt(copies)
+                factors.append(target / own if own > 0 else 0.0)
+            from_grid.append(project * np.sum(repeat_matrix(degrees_out, factors), axis=0))
+            reached = [i for i, f in enumerate(factors) if f > 0]
+            repeat_out.append(GAIN_OUT * repeat_matrix(degrees_out)[reached])
+        # One table for all orders: [orders, nodes, components] and, rows stacked, one weight per
+        # reached degree.
+        self.register_table("from_grid", np.stack(from_grid))
+        self.rows = [len(r) for r in repeat_out]
+        self.register_table("repeat_out", np.concatenate(repeat_out))
+        self.weight_out = element_weights(
+            num_elements, copies, channels, sum(self.rows), std=1 / GAIN_OUT
+        )
+
+    def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+        nodes = x.shape[0]
+        weight_in = self.weight_in
+        if weight_in is None:
+            x = x.unsqueeze(1)
+        else:
+            weight = (node_attrs @ weight_in).view(nodes, self.copies, self.channels, -1)
+            # zci,zvcl,li->zvci
+            x = x.unsqueeze(1) * (weight @ self.repeat_in)
+        field = x @ self.to_grid  # zvci,ig->zvcg
+        weight = (node_attrs @ self.weight_out).view(nodes, x.shape[1], self.channels, -1)
+        power = field
+        out = torch.zeros(
+            [nodes, self.channels, self.from_grid.shape[2]], dtype=x.dtype, device=x.device
+        )
+        row = 0
+        for n in range(self.correlation - 1):
+            power = power * field
+            rows = self.rows[n]
+            spread = weight[..., row : row + rows] @ self.repeat_out[row : row + rows]
+            # zvcg,gj->zvcj, then zvcj,zvcj->zcj
+            out = out + ((power @ self.from_grid[n]) * spread).sum(1)
+            row += rows
+        return out

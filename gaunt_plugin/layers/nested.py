@@ -1,0 +1,119 @@
+"""Nested products with free weights: the ``full`` parametrization of the many-body product."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from gaunt_plugin.layers._tables import GAIN_OUT, TableModule, element_weights
+from gaunt_plugin.sphere import coupling_count, gaunt, nested_terms
+
+
+def _unit_gaunt(a: int, b: int, k: int) -> np.ndarray:
+    """Gaunt coefficients scaled so that unit normal factors give components of variance 1."""
+    table = gaunt(a, b, k)
+    return table * math.sqrt((2 * k + 1) / np.sum(table**2))
+
+
+def _component_slices(degrees) -> list[slice]:
+    degrees = list(degrees)
+    ends = np.cumsum([2 * l + 1 for l in degrees]).tolist()
+    return [slice(end - 2 * l - 1, end) for l, end in zip(degrees, ends)]
+
+
+class NestedProducts(TableModule):
+    r"""Terms of one order of a many-body product, with one free weight per term.
+
+    Order 2: ``sum_t w_zct P_L[A_l1 A_l2]``; order 3: ``sum_t w_zct P_L[P_k[A_l1 A_l2] A_l3]``, over
+    the basis of :func:`gaunt_plugin.sphere.nested_terms`, each product normalised to unit variance
+    for independent unit normal factors (MACE's normalisation of a path).
+
+    Args:
+        degrees_in, degrees_out: natural-parity degrees of the input and the output.
+        channels, num_elements: one weight per element, channel and term.
+        correlation: 2 or 3.
+
+    Shapes:
+        ``x [nodes, channels, sum(2l+1)]``, ``node_attrs [nodes, elements]`` ->
+        ``[nodes, channels, sum(2L+1)]``.
+
+    Raises:
+        ValueError: correlation out of range.
+    """
+
+    def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.triple = correlation == 3
+        terms = [(L, t) for L in degrees_out for t in nested_terms(degrees_in, correlation, L)]
+        slices_in = dict(zip(degrees_in, _component_slices(degrees_in)))
+        slices_out = dict(zip(degrees_out, _component_slices(degrees_out)))
+        dim_in = sum(2 * l + 1 for l in degrees_in)
+        dim_out = sum(2 * L + 1 for L in degrees_out)
+
+        # pairs[ij, d]: all P_k[A_l1 A_l2] that are needed, as components d, from A_i A_j.
+        inner = sorted({(*t[:2], t[2] if self.triple else L) for L, t in terms})
+        slices_inner = dict(zip(inner, _component_slices(k for _, _, k in inner)))
+        pairs = np.zeros((dim_in, dim_in, sum(2 * k + 1 for _, _, k in inner)))
+        for (a, b, k), where in slices_inner.items():
+            pairs[slices_in[a], slices_in[b], where] = _unit_gaunt(a, b, k)
+        # Only products i <= j are formed.
+        i, j = np.triu_indices(dim_in)
+        off_diagonal = 1 - np.eye(dim_in)[:, :, None]
+        symmetric = pairs + off_diagonal * pairs.transpose(1, 0, 2)
+        self.register_buffer("pair_i", torch.from_numpy(i.copy()), persistent=False)
+        self.register_buffer("pair_j", torch.from_numpy(j.copy()), persistent=False)
+        self.register_table("pairs", symmetric[i, j])
+
+        # A term's weight multiplies its inner components; they are summed per target: the output
+        # itself (order 2) or the outer product k x l3 -> L that they share (order 3).
+        targets = sorted({(t[2], t[3], L) for L, t in terms}) if self.triple else []
+        slices_target = dict(zip(targets, _component_slices(k for k, _, _ in targets)))
+        take, weight_of, into = [], [], []
+        for index, (L, t) in enumerate(terms):
+            source = slices_inner[(*t[:2], t[2] if self.triple else L)]
+            target = slices_target[t[2], t[3], L] if self.triple else slices_out[L]
+            take += range(source.start, source.stop)
+            into += range(target.start, target.stop)
+            weight_of += [index] * (source.stop - source.start)
+        dim_target = sum(2 * k + 1 for k, _, _ in targets) if self.triple else dim_out
+        scale = [self._scale(degrees_in, correlation, L, terms) for L, _ in terms]
+        repeat = np.zeros((len(terms), len(take)))
+        repeat[weight_of, range(len(take))] = np.asarray(scale)[weight_of]
+        gather = np.zeros((len(take), dim_target))
+        gather[range(len(take)), into] = 1.0
+        self.register_buffer("take", torch.tensor(take), persistent=False)
+        self.register_table("repeat", repeat)
+        self.register_table("gather", gather)
+
+        # outer[kl, L]: products of a target's components with those of A_l3.
+        outer_k, outer_l, outer = [], [], []
+        for k, c, L in targets:
+            for ik in range(2 * k + 1):
+                for ic in range(2 * c + 1):
+                    outer_k.append(slices_target[k, c, L].start + ik)
+                    outer_l.append(slices_in[c].start + ic)
+                    row = np.zeros(dim_out)
+                    row[slices_out[L]] = _unit_gaunt(k, c, L)[ik, ic]
+                    outer.append(row)
+        self.register_buffer("outer_k", torch.tensor(outer_k, dtype=torch.long), persistent=False)
+        self.register_buffer("outer_l", torch.tensor(outer_l, dtype=torch.long), persistent=False)
+        self.register_table("outer", np.asarray(outer).reshape(-1, dim_out))
+        self.weight = element_weights(num_elements, channels, len(terms), std=1 / GAIN_OUT)
+
+    @staticmethod
+    def _scale(degrees_in, correlation: int, l_out: int, terms) -> float:
+        """Path weights of MACE have variance 1/P^2 and there are P; here there are fewer terms."""
+        paths = coupling_count(degrees_in, correlation, l_out)
+        own = sum(L == l_out for L, _ in terms)
+        return GAIN_OUT / math.sqrt(paths * own)
+
+    def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+        weight = (node_attrs @ self.weight).view(x.shape[0], self.channels, -1) @ self.repeat
+        inner = (x[..., self.pair_i] * x[..., self.pair_j]) @ self.pairs  # zcp,pd->zcd
+        target = (inner[..., self.take] * weight) @ self.gather  # zct,tk->zck
+        if not self.triple:
+            return target
+        return (target[..., self.outer_k] * x[..., self.outer_l]) @ self.outer  # zco,oj->zcj

@@ -1,0 +1,89 @@
+"""Options of the Gaunt blocks of a MACE model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+from gaunt_plugin.layers.many_body import MAX_CORRELATION, PARAMETRIZATIONS
+
+PRODUCTS = (*PARAMETRIZATIONS, "stock")
+CONVOLUTIONS = ("aligned", "grid")
+
+
+@dataclass(frozen=True)
+class GauntConfig:
+    """Options of the Gaunt blocks, one entry per layer (a single entry serves all layers).
+
+    MACE rebuilds a model from ``model.__class__(**extract_config_mace_model(model))``. The only
+    slot of that configuration that is free to carry more is ``cueq_config``, the options of
+    another backend; Gaunt models keep their options there, so that every rebuild is a Gaunt
+    model again. Stock blocks that are handed these options raise.
+
+    Attributes:
+        product: ``"power"``, ``"paper"``, ``"full"`` (see
+            :class:`~gaunt_plugin.layers.GauntManyBody`) or ``"stock"`` (MACE's CG contraction).
+        views: copies of the input in ``power``.
+        correlation: factors per product; empty: MACE's ``correlation`` everywhere.
+        convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`) or ``"grid"``
+            (:class:`~gaunt_plugin.layers.GauntConvolution`); used by Gaunt interaction blocks.
+        rank: channels in the convolution per channel of the model.
+    """
+
+    product: tuple[str, ...] = ("power",)
+    views: tuple[int, ...] = (4,)
+    correlation: tuple[int, ...] = ()
+    convolution: tuple[str, ...] = ("aligned",)
+    rank: tuple[int, ...] = (1,)
+
+    def resolve(self, num_layers: int, correlation: int | list[int]) -> GauntConfig:
+        """One checked entry per layer.
+
+        Raises:
+            ValueError: wrong number of entries, unknown name or number out of range.
+        """
+        default = (correlation,) if isinstance(correlation, int) else tuple(correlation)
+        values = {**asdict(self), "correlation": self.correlation or default}
+        for name, entries in values.items():
+            entries = tuple(entries)
+            if len(entries) == 1:
+                entries *= num_layers
+            if len(entries) != num_layers:
+                raise ValueError(
+                    f"gaunt {name}: got {len(entries)} entries for {num_layers} interactions, "
+                    "give one or one per interaction"
+                )
+            values[name] = entries
+        for name, possible in (("product", PRODUCTS), ("convolution", CONVOLUTIONS)):
+            for entry in values[name]:
+                if entry not in possible:
+                    raise ValueError(
+                        f"unknown gaunt {name} {entry!r}; possible: {', '.join(possible)}"
+                    )
+        for name, top in (("views", None), ("rank", None), ("correlation", MAX_CORRELATION)):
+            for entry in values[name]:
+                if not isinstance(entry, int) or entry < 1 or (top and entry > top):
+                    limit = f"1 to {top}" if top else "a whole number, at least 1"
+                    raise ValueError(f"gaunt {name} must be {limit}, got {entry!r}")
+        if "full" in values["product"] and max(values["correlation"]) > 3:
+            raise ValueError("gaunt product 'full' goes up to correlation 3; use 'power' beyond")
+        return replace(self, **values)
+
+    def to_dict(self) -> dict[str, list]:
+        return {name: list(entries) for name, entries in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, list]) -> GauntConfig:
+        return cls(**{name: tuple(entries) for name, entries in values.items()})
+
+    def __str__(self) -> str:
+        return "gaunt:" + json.dumps(self.to_dict())
+
+    def _refuse(self):
+        raise ValueError(
+            "these are the options of a Gaunt model, which MACE's own blocks can't hold: run the "
+            "command with --plugin gaunt"
+        )
+
+    # What stock blocks ask another backend's options for.
+    enabled = layout_str = conv_fusion = property(_refuse)

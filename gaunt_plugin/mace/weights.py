@@ -1,0 +1,138 @@
+"""Models as weights and a JSON configuration: a file that runs no code when it is loaded.
+
+MACE's own ``.model`` files are pickles, which can execute anything. This form holds a JSON string
+(irreps, blocks, parametrisation, normalisation, dtype) and a state dict; ``torch.load`` reads it
+with ``weights_only=True``. From the shell::
+
+    python -m gaunt_plugin.mace.weights pack MODEL.model MODEL.weights
+    python -m gaunt_plugin.mace.weights unpack MODEL.weights MODEL.model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from mace import modules  # before e3nn: MACE prepares its import
+from e3nn import o3
+from mace.tools.scripts_utils import extract_config_mace_model
+from mace.tools.torch_tools import default_dtype
+
+from gaunt_plugin.mace.blocks import INTERACTIONS
+from gaunt_plugin.mace.config import GauntConfig
+from gaunt_plugin.mace.models import ScaleShiftMACE
+
+FORMAT = 1
+_BLOCKS = {**modules.interaction_classes, **modules.readout_classes, **INTERACTIONS}
+_CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
+_IRREPS = ("hidden_irreps", "edge_irreps", "MLP_irreps")
+_ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
+
+
+def model_config(model: ScaleShiftMACE) -> dict:
+    """Everything needed to build ``model`` again, as JSON types.
+
+    Raises:
+        ValueError: not a Gaunt model, or one with parts that JSON can't name.
+    """
+    if not isinstance(model, ScaleShiftMACE):
+        raise ValueError(
+            f"expected a Gaunt MACE model, got {type(model).__module__}.{type(model).__name__}"
+        )
+    config = extract_config_mace_model(model)
+    config["gaunt"] = config.pop("cueq_config").to_dict()
+    config["gate"] = _gate_name(config["gate"])
+    for name in _CLASSES:
+        if config[name].__name__ not in _BLOCKS:
+            raise ValueError(f"{name} {config[name]} is neither one of MACE's nor a Gaunt block")
+        config[name] = config[name].__name__
+    for name in _IRREPS:
+        config[name] = None if config[name] is None else str(config[name])
+    for name in (*_ARRAYS, "atomic_numbers"):
+        config[name] = np.asarray(config[name]).tolist()
+    return config
+
+
+def save_weights(model: ScaleShiftMACE, path: str | Path) -> None:
+    """Write configuration and state dict of a Gaunt model to one file.
+
+    Raises:
+        ValueError: see :func:`model_config`.
+    """
+    dtype = next(model.parameters()).dtype
+    content = {
+        "format": FORMAT,
+        "config": json.dumps({"dtype": str(dtype).removeprefix("torch."), **model_config(model)}),
+        "state_dict": model.state_dict(),
+    }
+    torch.save(content, path)
+
+
+def load_weights(path: str | Path, map_location: str = "cpu") -> ScaleShiftMACE:
+    """Build the model of a file written by :func:`save_weights`; no code in it is run.
+
+    Raises:
+        ValueError: not such a file, or one of a newer format.
+        FileNotFoundError: no such file.
+    """
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not a weights file of gaunt_plugin: {error}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise ValueError(f"{path} is not a weights file of gaunt_plugin")
+    if content["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {content['format']}, this version reads up to {FORMAT}: "
+            "update gaunt_plugin"
+        )
+    config = json.loads(content["config"])
+    dtype = config.pop("dtype")
+    config["cueq_config"] = GauntConfig.from_dict(config.pop("gaunt"))
+    config["gate"] = modules.gate_dict[config["gate"]]
+    for name in _CLASSES:
+        config[name] = _BLOCKS[config[name]]
+    for name in _IRREPS:
+        config[name] = None if config[name] is None else o3.Irreps(config[name])
+    for name in _ARRAYS:
+        config[name] = np.asarray(config[name])
+    with default_dtype(getattr(torch, dtype)):
+        model = ScaleShiftMACE(**config)
+    model.load_state_dict(content["state_dict"])
+    return model.to(map_location)
+
+
+def _gate_name(gate) -> str:
+    for name, function in modules.gate_dict.items():
+        if gate is function:
+            return name
+    raise ValueError(f"the readout's gate {gate} is none of {', '.join(modules.gate_dict)}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line, see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gaunt_plugin.mace.weights",
+        description="Convert Gaunt MACE models between MACE's pickle and weights + JSON.",
+    )
+    parser.add_argument("action", choices=["pack", "unpack"])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args(argv)
+    try:
+        if args.action == "pack":
+            save_weights(torch.load(args.source, map_location="cpu", weights_only=False), args.target)
+        else:
+            torch.save(load_weights(args.source), args.target)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Gaunt coefficients (the oracle of every layer) and bases of nested products."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from gaunt_plugin.sphere.harmonics import real_harmonics
+from gaunt_plugin.sphere.quadrature import quadrature
+
+
+@lru_cache(maxsize=4096)
+def gaunt(l1: int, l2: int, l3: int) -> np.ndarray:
+    """Gaunt coefficients ``<Y_l1m1 Y_l2m2 Y_l3m3>`` (component normalisation, average over s).
+
+    Non-zero only if ``l1 + l2 + l3`` is even and the triangle rule holds; then proportional to
+    ``wigner_3j(l1, l2, l3)``.
+
+    Returns:
+        Read-only array ``[2 l1 + 1, 2 l2 + 1, 2 l3 + 1]``, float64.
+    """
+    rule = quadrature(l1 + l2 + l3)
+    a, b, c = (real_harmonics([l], rule.nodes) for l in (l1, l2, l3))
+    # g,gi,gj,gk->ijk
+    out = np.einsum("g,gi,gj,gk->ijk", rule.weights, a, b, c, optimize=True)
+    out.setflags(write=False)
+    return out
+
+
+def _couples(l1: int, l2: int, l3: int) -> bool:
+    return abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
+
+
+@lru_cache(maxsize=256)
+def nested_terms(degrees: tuple[int, ...], correlation: int, l_out: int) -> tuple:
+    """A basis of the symmetric couplings of ``correlation`` equal factors to degree ``l_out``.
+
+    A term is a nested product of single-degree parts A_l of one function A, each product on the
+    sphere projected on one degree: ``(l1,)`` is ``A_l1`` itself, ``(l1, l2)`` is
+    ``P_lout[A_l1 A_l2]`` and ``(l1, l2, k, l3)`` is ``P_lout[P_k[A_l1 A_l2] A_l3]``.
+    Of all candidates, in order, those independent of the earlier ones are kept; they span every
+    coupling that Clebsch-Gordan chains reach (tested against MACE up to l = 3).
+
+    Args:
+        degrees: degrees of A, natural parity.
+        correlation: number of factors, 1 to 3.
+        l_out: degree of the result.
+
+    Raises:
+        ValueError: correlation out of range.
+    """
+    if correlation == 1:
+        return ((l_out,),) if l_out in degrees else ()
+    pairs = [(a, b) for i, a in enumerate(degrees) for b in degrees[i:]]
+    if correlation == 2:
+        return tuple(p for p in pairs if _couples(*p, l_out))
+    if correlation != 3:
+        raise ValueError(
+            f"the basis of nested products is built for correlation 1 to 3, got {correlation}; "
+            "use parametrization 'power' beyond"
+        )
+    candidates = [
+        (a, b, k, c)
+        for a, b in pairs
+        for k in range(b - a, a + b + 1, 2)
+        for c in degrees
+        if _couples(k, c, l_out)
+    ]
+    if not candidates:
+        return ()
+    # Whether a term depends on those before it does not depend on the random samples, so the
+    # basis, which is part of the meaning of saved weights, is the same everywhere.
+    rng = np.random.default_rng(0)
+    n = len(candidates) + 16
+    A = {l: rng.standard_normal((n, 2 * l + 1)) for l in degrees}
+    kept, basis = [], np.zeros((n * (2 * l_out + 1), 0))
+    for a, b, k, c in candidates:
+        inner = np.einsum("zi,zj,ijk->zk", A[a], A[b], gaunt(a, b, k), optimize=True)
+        term = np.einsum("zi,zj,ijk->zk", inner, A[c], gaunt(k, c, l_out), optimize=True).ravel()
+        rest = term
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            rest = rest - basis @ (basis.T @ rest)
+        if np.linalg.norm(rest) > 1e-7 * np.linalg.norm(term):
+            kept.append((a, b, k, c))
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+    return tuple(kept)

@@ -1,0 +1,115 @@
+"""Scale of the Clebsch-Gordan couplings that a Gaunt layer stands in for.
+
+Layers start at, and learn at, the scale of the layer they replace; both follow from the
+decomposition of the tensor power of O(3) representations, in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+
+def coupling_count(degrees: tuple[int, ...], correlation: int, l_out: int) -> int:
+    """Multiplicity of ``l_out`` (natural parity) in the ``correlation``-fold tensor power.
+
+    This is the number of paths in MACE's symmetric contraction (23, 51 and 65 for degrees 0..3,
+    correlation 3 and l_out 0, 1, 2).
+    """
+    state = Counter({(0, 1): 1})  # (degree, parity) -> multiplicity
+    for _ in range(correlation):
+        grown: Counter = Counter()
+        for (k, parity), count in state.items():
+            for l in degrees:
+                for j in range(abs(k - l), k + l + 1):
+                    grown[j, parity * (-1) ** l] += count
+        state = grown
+    return state[l_out, (-1) ** l_out]
+
+
+def coupling_rms(degrees: tuple[int, ...], correlation: int, l_out: int) -> float:
+    """Root mean square of a component of MACE's contraction at initialisation.
+
+    ``sqrt(q / P)`` with ``P = coupling_count``, path weights of variance ``1/P^2``, unit normal
+    input, and ``q`` the mean square of a path:
+    ``q = E|P_L A^(x nu)|^2 / (P (2L+1))``, where the projector on the natural ``L`` is a character
+    integral, ``P_L = (2L+1) int_O(3) chi_L(R) R^(x nu) dR``, and ``E<A, R A>^nu`` follows from the
+    cumulants ``kappa_n = 2^(n-1) (n-1)! sum_i c_i^n`` of ``sum_i c_i z_i^2``, ``z_i ~ N(0, 1)``.
+    """
+    count = coupling_count(degrees, correlation, l_out)
+    if count == 0:
+        return 0.0
+    # The integrand is a trigonometric polynomial in the rotation angle: the midpoint rule is exact.
+    n = 4 * (correlation * max(degrees) + l_out + 2)
+    angle = 2 * np.pi * (np.arange(n) + 0.5) / n
+    haar = (1 - np.cos(angle)) / n
+    character = 1 + 2 * sum(np.cos(m * angle) for m in range(1, l_out + 1))
+    norm = 0.0
+    for inversion in (1, -1):
+        cumulants = []
+        for k in range(1, correlation + 1):
+            powers = sum(
+                inversion ** (l * k) * np.cos(m * angle) ** k
+                for l in degrees
+                for m in range(-l, l + 1)
+            )
+            cumulants.append(2 ** (k - 1) * math.factorial(k - 1) * powers)
+        moments = [np.ones_like(angle)]
+        for k in range(1, correlation + 1):
+            moments.append(
+                sum(math.comb(k - 1, j - 1) * cumulants[j - 1] * moments[k - j] for j in range(1, k + 1))
+            )
+        norm += 0.5 * inversion**l_out * float(np.sum(haar * character * moments[-1]))
+    return math.sqrt(norm / count) / math.sqrt(count)
+
+
+def power_rms(
+    degrees: tuple[int, ...], correlation: int, l_out: int, random_weights: bool
+) -> float:
+    """Root mean square of a component of ``<F(s)^nu Y_LM(s)>``, in closed form.
+
+    ``F = sum_l u_l (2l+1)^(-1/2) sum_m A_lm Y_lm`` with ``A ~ N(0, 1)`` and ``u ~ N(0, 1)``
+    (``random_weights``) or ``u = 1``. Given u, F is a Gaussian field of variance
+    ``X = sum_l u_l^2`` and covariance ``Y(t) = sum_l u_l^2 P_l(t)``, hence
+    ``E[F(s)^nu F(s')^nu] = sum_j j! (C(nu, j) (nu-j-1)!!)^2 X^(nu-j) Y^j`` (j = nu, nu-2, ...), the
+    moments of X and Y follow from their joint cumulants, and the mean square is
+    ``1/2 int P_L(t) E[...] dt``.
+
+    Returns 0 exactly where no such coupling exists.
+    """
+    t, weights = np.polynomial.legendre.leggauss((correlation * max(degrees) + l_out) // 2 + 1)
+    covariances = [_legendre(l, t) for l in degrees]
+
+    def cumulant(a: int, b: int) -> np.ndarray:
+        if not random_weights and a + b > 1:
+            return np.zeros_like(t)
+        return 2 ** (a + b - 1) * math.factorial(a + b - 1) * sum(p**b for p in covariances)
+
+    moments: dict[tuple[int, int], np.ndarray] = {(0, 0): np.ones_like(t)}
+    for a in range(correlation + 1):
+        for b in range(correlation + 1 - a):
+            if a:
+                moments[a, b] = sum(
+                    math.comb(a - 1, i - 1) * math.comb(b, j) * cumulant(i, j) * moments[a - i, b - j]
+                    for i in range(1, a + 1)
+                    for j in range(b + 1)
+                )
+            elif b:
+                moments[0, b] = sum(
+                    math.comb(b - 1, j - 1) * cumulant(0, j) * moments[0, b - j]
+                    for j in range(1, b + 1)
+                )
+    total = np.zeros_like(t)
+    for j in range(correlation, -1, -2):
+        pairings = math.comb(correlation, j) * math.prod(range(1, correlation - j, 2))
+        total += math.factorial(j) * pairings**2 * moments[correlation - j, j]
+    mean_square = 0.5 * float(np.sum(weights * _legendre(l_out, t) * total))
+    scale = 0.5 * float(np.sum(weights * np.abs(total)))
+    return math.sqrt(mean_square) if mean_square > 1e-12 * scale else 0.0
+
+
+def _legendre(l: int, t: np.ndarray) -> np.ndarray:
+    """Legendre polynomial ``P_l(t)``."""
+    return np.polynomial.legendre.legval(t, np.eye(l + 1)[l])
