@@ -43,7 +43,8 @@ def ensure(venv: Path, extras: str, python: str = sys.executable) -> Path:
         check([python, "-m", "venv", "--clear", str(venv)], f"creating {venv} failed")
 
     wanted = _fingerprint(inside, extras)
-    if stamp.exists() and stamp.read_text() == wanted and _works(inside, "import gaunt_plugin"):
+    ours = f"import gaunt_plugin as g; assert g.__path__[0] == {str(ROOT / 'gaunt_plugin')!r}"
+    if stamp.exists() and stamp.read_text() == wanted and _works(inside, ours):
         print(f"The environment {_short(venv)} is up to date", flush=True)
         return inside
     stamp.unlink(missing_ok=True)

@@ -74,6 +74,7 @@ class AlignedConvolution(TableModule):
         # Degrees that have an order |m|, on either side.
         self.senders = [sum(l >= m for l in degrees_in) for m in range(self.mmax + 1)]
         self.receivers = [sum(L >= m for L in degrees_out) for m in range(self.mmax + 1)]
+        self.frame_in, self.frame_out = (n[0] + 2 * sum(n[1:]) for n in (self.senders, self.receivers))
         paths = sum(a * b for a, b in zip(self.senders, self.receivers))
         self.weight_numel = paths * channels
 
@@ -149,16 +150,16 @@ class AlignedConvolution(TableModule):
         dim_out = sum(self.dims_out)
         x = channels_last(node_feats, self.channels, self.dims_in)
         x = x.index_select(0, edge_index[0])
-        weights = weights.view(edges, -1, self.channels)
+        weights = weights.view(edges, self.weight_numel // self.channels, self.channels)
         if self.scalar:
-            from_frame = (edge_attrs @ self.from_frame).view(edges, dim_out, -1)
+            from_frame = (edge_attrs @ self.from_frame).view(edges, dim_out, len(self.dims_out))
             local = weights * x
         else:
             # Component-normalised harmonics of degree 1 are sqrt(3) times the direction.
             directions = edge_attrs[:, self.direction : self.direction + 3] / 3**0.5
             entries = torch.cat([d.flatten(1) for d in self.rotation(directions)], dim=-1)
-            to_frame = (entries @ self.to_frame).view(edges, x.shape[1], -1)
-            from_frame = (entries @ self.from_frame).view(edges, dim_out, -1)
+            to_frame = (entries @ self.to_frame).view(edges, x.shape[1], self.frame_in)
+            from_frame = (entries @ self.from_frame).view(edges, dim_out, self.frame_out)
             x = to_frame.transpose(1, 2) @ x  # eir,eic->erc
             parts: List[torch.Tensor] = []
             row, path = 0, 0

@@ -110,7 +110,7 @@ class GauntConvolution(TableModule):
             self.zonal.shape[0],
             self.weight_numel,
         )
-        nodes, edges = node_feats.shape[0], edge_attrs.shape[0]
+        edges = edge_attrs.shape[0]
         x = channels_last(node_feats, self.channels, self.dims_in)
         field = self.to_grid @ x  # gi,zic->zgc
         # ei,igl->egl, then egl,elc->egc
@@ -119,7 +119,7 @@ class GauntConvolution(TableModule):
         messages = torch.zeros_like(field).index_add(
             0, edge_index[1], kernel * field.index_select(0, edge_index[0])
         )
-        return flat(self.from_grid @ messages, self.dims_out).view(nodes, -1)  # jg,zgc->zjc
+        return flat(self.from_grid @ messages, self.dims_out)  # jg,zgc->zjc
 
     def extra_repr(self) -> str:
         return (

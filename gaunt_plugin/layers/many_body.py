@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from gaunt_plugin.layers._irreps import degrees_of, o3
+from gaunt_plugin.layers._recompute import projected_powers, projected_powers_reference
 from gaunt_plugin.layers._tables import GAIN_OUT, TableModule, element_weights, repeat_matrix
 from gaunt_plugin.layers.nested import NestedProducts
 from gaunt_plugin.sphere import (
@@ -149,6 +150,15 @@ class GauntManyBody(torch.nn.Module):
         )
 
 
+def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
+    out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
+    row = column = 0
+    for block in blocks:
+        out[row : row + len(block), column : column + block.shape[1]] = block
+        row, column = row + len(block), column + block.shape[1]
+    return out
+
+
 class _Linear(TableModule):
     """``w_zcL A_LM``, the term of order one."""
 
@@ -171,7 +181,7 @@ class _Linear(TableModule):
         self.weight = element_weights(num_elements, channels, len(common))
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
-        weight = (node_attrs @ self.weight).view(x.shape[0], self.channels, -1)
+        weight = (node_attrs @ self.weight).view(-1, self.channels, self.repeat.shape[0])
         # zci,ij->zcj and zcl,lj->zcj
         return (x @ self.pick) * (weight @ self.repeat)
 
@@ -209,13 +219,11 @@ class _Powers(TableModule):
             from_grid.append(project * np.sum(repeat_matrix(degrees_out, factors), axis=0))
             reached = [i for i, f in enumerate(factors) if f > 0]
             repeat_out.append(GAIN_OUT * repeat_matrix(degrees_out)[reached])
-        # One table for all orders: [orders, nodes, components] and, rows stacked, one weight per
-        # reached degree.
         self.register_table("from_grid", np.stack(from_grid))
-        self.rows = [len(r) for r in repeat_out]
-        self.register_table("repeat_out", np.concatenate(repeat_out))
+        # [weights, orders * components]: one weight per order and reached degree.
+        self.register_table("repeat_out", _block_diagonal(repeat_out))
         self.weight_out = element_weights(
-            num_elements, copies, channels, sum(self.rows), std=1 / GAIN_OUT
+            num_elements, copies, channels, len(self.repeat_out), std=1 / GAIN_OUT
         )
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
@@ -224,21 +232,29 @@ class _Powers(TableModule):
         if weight_in is None:
             x = x.unsqueeze(1)
         else:
-            weight = (node_attrs @ weight_in).view(nodes, self.copies, self.channels, -1)
+            weight = (node_attrs @ weight_in).view(
+                -1, self.copies, self.channels, self.repeat_in.shape[0]
+            )
             # zci,zvcl,li->zvci
             x = x.unsqueeze(1) * (weight @ self.repeat_in)
-        field = x @ self.to_grid  # zvci,ig->zvcg
-        weight = (node_attrs @ self.weight_out).view(nodes, x.shape[1], self.channels, -1)
-        power = field
-        out = torch.zeros(
-            [nodes, self.channels, self.from_grid.shape[2]], dtype=x.dtype, device=x.device
+        # zvci,ig->zvcg, powers, zvcg,gj->zvcnj
+        rows = nodes * x.shape[1] * self.channels
+        powers = self._projected(x.reshape(rows, x.shape[3])).view(
+            nodes, x.shape[1], self.channels, self.from_grid.shape[0], self.from_grid.shape[2]
         )
-        row = 0
-        for n in range(self.correlation - 1):
-            power = power * field
-            rows = self.rows[n]
-            spread = weight[..., row : row + rows] @ self.repeat_out[row : row + rows]
-            # zvcg,gj->zvcj, then zvcj,zvcj->zcj
-            out = out + ((power @ self.from_grid[n]) * spread).sum(1)
-            row += rows
-        return out
+        weight = (node_attrs @ self.weight_out).view(
+            nodes, x.shape[1], self.channels, self.repeat_out.shape[0]
+        )
+        spread = (weight @ self.repeat_out).view_as(powers)  # one weight per reached degree
+        return (powers * spread).sum([1, 3])
+
+    def _projected(self, c: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():
+            return projected_powers_reference(c, self.to_grid, self.from_grid)
+        return self._projected_eager(c)
+
+    @torch.jit.unused
+    def _projected_eager(self, c: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            return projected_powers_reference(c, self.to_grid, self.from_grid)
+        return projected_powers(c, self.to_grid, self.from_grid)

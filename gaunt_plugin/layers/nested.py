@@ -111,7 +111,8 @@ class NestedProducts(TableModule):
         return GAIN_OUT / math.sqrt(paths * own)
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
-        weight = (node_attrs @ self.weight).view(x.shape[0], self.channels, -1) @ self.repeat
+        weight = (node_attrs @ self.weight).view(-1, self.channels, self.repeat.shape[0])
+        weight = weight @ self.repeat
         inner = (x[..., self.pair_i] * x[..., self.pair_j]) @ self.pairs  # zcp,pd->zcd
         target = (inner[..., self.take] * weight) @ self.gather  # zct,tk->zck
         if not self.triple:

@@ -18,9 +18,11 @@ by name is never skipped here: that would train another model than the user mean
 """
 
 import argparse
+import functools
 import importlib.metadata
 from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import NoReturn
 
 PLUGIN_GROUP = "mace.plugins"
 
@@ -105,8 +107,7 @@ def build_arg_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentPars
         for name, module in zip(names, modules, strict=True):
             _add_arguments(parser, name, module)
     except PluginError as error:
-        # Not parser.error: two screens of usage would hide the one sentence that matters.
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        _stop(parser, str(error))
 
     parse_args = parser.parse_args
 
@@ -118,12 +119,14 @@ def build_arg_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentPars
                 f"loaded the plugins {names} but parsed {namespace.plugin}; "
                 "write --plugin and --config in full"
             )
+        parser.error = functools.partial(_stop, parser)
         for module in modules:
             if hasattr(module, "check_arguments"):
                 try:
                     module.check_arguments(parser, namespace)
                 except ValueError as error:
                     parser.error(str(error))
+        del parser.error
         return namespace
 
     parser.parse_args = parse_and_check_args
@@ -160,6 +163,11 @@ def _plugins_in_file(path: str) -> list[str]:
     if value is None:
         return []
     return [str(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _stop(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """Like ``parser.error``, whose three screens of usage hide the sentence that matters."""
+    parser.exit(2, f"{parser.prog}: error: {message}\n")
 
 
 def _split_names(values: Iterable[str]) -> list[str]:

@@ -1,0 +1,82 @@
+"""Every kind of layer, with inputs, for the tests that hold for all of them."""
+
+import torch
+
+from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
+from gaunt_plugin.layers._irreps import o3
+
+ELEMENTS = 3
+
+BUILD = {
+    "power": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, views=2),
+    "paper": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, "paper"),
+    "full": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, "full"),
+    # no term of order one, gaps in the degrees
+    "gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, views=2),
+    "gaps full": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 2, ELEMENTS, "full"),
+    "linear": lambda: GauntManyBody("2x0e+2x1o", "2x1o", 1, ELEMENTS),
+    "gaunt": lambda: GauntConvolution("2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e"),
+    "aligned": lambda: AlignedConvolution("2x0e+2x1o+2x2e", "0e+1o", "2x0e+2x1o+2x2e"),
+    "aligned scalars": lambda: AlignedConvolution("2x0e", "0e+1o+2e", "2x0e+2x2e"),
+}
+NAMES = list(BUILD)
+CONVOLUTIONS = ["gaunt", "aligned", "aligned scalars"]
+MANY_BODY = [name for name in NAMES if name not in CONVOLUTIONS]
+
+
+def inputs(layer, nodes=6, edges=10):
+    """Random inputs that can be rotated.
+
+    Node features and one-hot elements; or node features, edge vectors, weights and edges.
+    """
+    if isinstance(layer, GauntManyBody):
+        elements = torch.arange(nodes) % ELEMENTS
+        one_hot = torch.nn.functional.one_hot(elements, ELEMENTS).to(torch.get_default_dtype())
+        return torch.randn(nodes, layer.irreps_in[0].mul, single(layer.irreps_in).dim), one_hot
+    return (
+        torch.randn(nodes, layer.irreps_in.dim),
+        torch.randn(edges, 3),
+        torch.randn(edges, layer.weight_numel),
+        torch.randint(nodes, (2, edges)) if edges else torch.zeros(2, 0, dtype=torch.long),
+    )
+
+
+def single(irreps):
+    """One channel of the irreps."""
+    return o3.Irreps([(1, ir) for _, ir in o3.Irreps(irreps)])
+
+
+def arguments(layer, inputs):
+    """Arguments of the layer's forward."""
+    if isinstance(layer, GauntManyBody):
+        return inputs
+    x, vectors, weights, edge_index = inputs
+    attrs = o3.spherical_harmonics(
+        layer.irreps_edge, vectors, normalize=True, normalization="component"
+    )
+    return x, attrs, weights, edge_index
+
+
+def run(layer, inputs):
+    return layer(*arguments(layer, inputs))
+
+
+def rotate(layer, inputs, matrix):
+    """Apply an orthogonal matrix, proper or not, to the inputs."""
+    if isinstance(layer, GauntManyBody):
+        x, one_hot = inputs
+        return x @ single(layer.irreps_in).D_from_matrix(matrix).T, one_hot
+    x, vectors, weights, edge_index = inputs
+    x = x @ layer.irreps_in.D_from_matrix(matrix).T
+    return x, vectors @ matrix.T, weights, edge_index
+
+
+def value_and_gradients(module, arguments, parameters):
+    """Output, and gradients of a fixed mixture of it in all float arguments and parameters."""
+    arguments = [
+        a.detach().clone().requires_grad_() if a.is_floating_point() else a for a in arguments
+    ]
+    out = module(*arguments)
+    mixture = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+    wanted = [a for a in arguments if a.is_floating_point()] + list(parameters)
+    return [out.detach(), *torch.autograd.grad((out * mixture).sum(), wanted)]

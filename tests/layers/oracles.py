@@ -1,0 +1,241 @@
+"""The layers' results from explicit coupling coefficients and loops, in NumPy.
+
+Coefficients come from e3nn's ``wigner_3j`` and closed formulas, not from quadrature, so nothing
+here shares a table with the layers. Normalisation and the layout of the weights are restated: both
+are part of the meaning of a saved model.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from gaunt_plugin.layers._irreps import o3
+from gaunt_plugin.sphere import coupling_count, coupling_rms, nested_terms, power_rms
+
+GAIN_IN, GAIN_OUT = 10.0, 23.0
+
+
+@lru_cache(maxsize=None)
+def wigner(l1, l2, l3):
+    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+
+
+def three_j_zero(a, b, c):
+    """Wigner 3j symbol with all orders zero."""
+    if (a + b + c) % 2 or not abs(a - b) <= c <= a + b:
+        return 0.0
+    g = (a + b + c) // 2
+    f = math.factorial
+    root = math.sqrt(f(2 * g - 2 * a) * f(2 * g - 2 * b) * f(2 * g - 2 * c) / f(2 * g + 1))
+    return (-1) ** g * root * f(g) / (f(g - a) * f(g - b) * f(g - c))
+
+
+@lru_cache(maxsize=None)
+def gaunt(l1, l2, l3):
+    """Average of Y_l1m1 Y_l2m2 Y_l3m3 over the sphere.
+
+    A multiple of wigner_3j, whose squares sum to one; its middle entry (all orders zero) is a
+    square times positive numbers, which fixes the sign.
+    """
+    size = abs(three_j_zero(l1, l2, l3)) * math.sqrt((2 * l1 + 1) * (2 * l2 + 1) * (2 * l3 + 1))
+    if size == 0:
+        return np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
+    table = wigner(l1, l2, l3)
+    return size * math.copysign(1, table[l1, l2, l3]) * table
+
+
+def degrees(irreps):
+    return [ir.l for _, ir in o3.Irreps(irreps)]
+
+
+def split(x, ls):
+    """Split the last axis into a dict from degree to components."""
+    parts = np.split(x, np.cumsum([2 * l + 1 for l in ls])[:-1], axis=-1)
+    return dict(zip(ls, parts, strict=True))
+
+
+def multiply(a, b, ls):
+    """Degrees ``ls`` of the product of two functions given by their coefficients."""
+    out = {}
+    for l3 in ls:
+        terms = [
+            np.einsum("...i,...j,ijk->...k", x, y, gaunt(l1, l2, l3))
+            for l1, x in a.items()
+            for l2, y in b.items()
+            if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
+        ]
+        if terms:
+            out[l3] = sum(terms)
+    return out
+
+
+def power(f, nu, l_out):
+    """Coefficient ``<F^nu Y_lout>``, the product expanded in all the degrees that it needs."""
+    lmax = max(f)
+    result = f
+    for k in range(2, nu + 1):
+        highest = min(k * lmax, l_out + (nu - k) * lmax)
+        result = multiply(result, f, range(highest + 1))
+    return result.get(l_out)
+
+
+def many_body(layer, x, elements):
+    """Output of ``GauntManyBody`` for ``x [nodes, channels, components]`` and element indices."""
+    ls, ls_out = degrees(layer.irreps_in), degrees(layer.irreps_out)
+    nodes, channels = x.shape[:2]
+    f = split(x, ls)
+    out = {L: np.zeros((nodes, channels, 2 * L + 1)) for L in ls_out}
+    weights = {name: w.numpy()[elements] for name, w in layer.state_dict().items()}
+    order = 0
+
+    common = [l for l in ls if l in ls_out]
+    if common:
+        w = weights["orders.0.weight"].reshape(nodes, channels, len(common))
+        for i, l in enumerate(common):
+            out[l] += w[:, :, i, None] * f[l]
+        order = 1
+
+    if layer.parametrization == "full":
+        for nu in range(2, layer.contraction_degree + 1):
+            add_nested(out, f, nu, weights[f"orders.{order}.weight"], ls, ls_out)
+            order += 1
+    elif layer.contraction_degree > 1:
+        add_powers(
+            out,
+            f,
+            layer.contraction_degree,
+            weights.get(f"orders.{order}.weight_in"),
+            weights[f"orders.{order}.weight_out"],
+        )
+    return np.concatenate([out[L].reshape(nodes, -1) for L in ls_out], axis=1)
+
+
+def add_nested(out, f, nu, weights, ls, ls_out):
+    nodes, channels = f[ls[0]].shape[:2]
+    terms = [(L, t) for L in ls_out for t in nested_terms(tuple(ls), nu, L)]
+    weights = weights.reshape(nodes, channels, len(terms))
+    for i, (L, t) in enumerate(terms):
+        value = couple(f[t[0]], f[t[1]], t[2] if nu == 3 else L)
+        if nu == 3:
+            value = couple(value, f[t[3]], L)
+        own = sum(other == L for other, _ in terms)
+        scale = GAIN_OUT / math.sqrt(coupling_count(tuple(ls), nu, L) * own)
+        out[L] += scale * weights[:, :, i, None] * value
+
+
+def couple(a, b, l):
+    """Product projected on one degree, with unit variance for independent unit normal factors."""
+    table = gaunt(a.shape[-1] // 2, b.shape[-1] // 2, l)
+    table = table * math.sqrt((2 * l + 1) / np.sum(table**2))
+    return np.einsum("zci,zcj,ijk->zck", a, b, table)
+
+
+def add_powers(out, f, correlation, weight_in, weight_out):
+    ls = tuple(f)
+    nodes, channels = f[ls[0]].shape[:2]
+    rows = [
+        (nu, L)
+        for nu in range(2, correlation + 1)
+        for L in out
+        if power_rms(ls, nu, L, weight_in is not None)
+    ]
+    views = weight_out.shape[1] // (channels * len(rows)) if rows else 1
+    weight_out = weight_out.reshape(nodes, views, channels, len(rows))
+    for v in range(views):
+        if weight_in is None:
+            u = np.ones((nodes, channels, len(ls)))
+        else:
+            u = GAIN_IN * weight_in.reshape(nodes, views, channels, len(ls))[:, v]
+        g = {l: u[:, :, i, None] * f[l] / math.sqrt(2 * l + 1) for i, l in enumerate(ls)}
+        for i, (nu, L) in enumerate(rows):
+            own = power_rms(ls, nu, L, weight_in is not None)
+            scale = coupling_rms(ls, nu, L) / own / math.sqrt(views)
+            out[L] += GAIN_OUT * scale * weight_out[:, v, :, i, None] * power(g, nu, L)
+        for nu in range(2, correlation + 1):
+            for L in out:
+                value = power(g, nu, L)
+                assert (nu, L) in rows or value is None or np.abs(value).max() < 1e-10
+
+
+def node_channels(x, irreps):
+    """Turn e3nn's flat layout into a dict from degree to ``[nodes, channels, 2l+1]``."""
+    out, start = {}, 0
+    for mul, ir in o3.Irreps(irreps):
+        out[ir.l] = x[:, start : start + mul * ir.dim].reshape(len(x), mul, ir.dim)
+        start += mul * ir.dim
+    return out
+
+
+def flat(parts):
+    return np.concatenate([part.reshape(len(part), -1) for part in parts.values()], axis=1)
+
+
+def gaunt_convolution(layer, x, directions, weights, edge_index):
+    """Output of ``GauntConvolution``, edge by edge."""
+    f = node_channels(x, layer.irreps_in)
+    ls_edge, ls_out = degrees(layer.irreps_edge), degrees(layer.irreps_out)
+    channels = layer.irreps_in[0].mul
+    out = {L: np.zeros((len(x), channels, 2 * L + 1)) for L in ls_out}
+    for L in ls_out:
+        norm = sum(three_j_zero(a, b, L) ** 2 for a in f for b in ls_edge) ** -0.5
+        for e, (sender, receiver) in enumerate(edge_index.T):
+            for i, l2 in enumerate(ls_edge):
+                y = harmonics(l2, directions[e]) / math.sqrt(2 * l2 + 1)
+                for l1, a in f.items():
+                    if three_j_zero(l1, l2, L) == 0:
+                        continue
+                    for c in range(channels):
+                        product = np.einsum("i,j,ijk->k", a[sender, c], y, gaunt(l1, l2, L))
+                        w = weights[e, i * channels + c] / math.sqrt(2 * l1 + 1)
+                        out[L][receiver, c] += norm * w * product
+    return flat(out)
+
+
+def harmonics(l, direction):
+    return o3.spherical_harmonics(
+        l, torch.from_numpy(direction), normalize=False, normalization="component"
+    ).numpy()
+
+
+@lru_cache(maxsize=None)
+def order_couplings(l1, l3, m):
+    """Factors c with ``sum_l2 c_l2 wigner_3j(l1, l2, l3) . Y_l2(n)`` = D^l3 P_|m| D^l1^T.
+
+    At the pole the sum must be one where both orders are +m or both are -m, and zero elsewhere.
+    """
+    ls = range(abs(l1 - l3), l1 + l3 + 1, 2)
+    orders = range(min(l1, l3) + 1)
+    at_pole = [
+        [wigner(l1, l2, l3)[l1 + k, l2, l3 + k] * math.sqrt(2 * l2 + 1) for l2 in ls]
+        for k in orders
+    ]
+    factors = np.linalg.solve(np.array(at_pole), np.array([float(k == m) for k in orders]))
+    return list(zip(ls, factors, strict=True))
+
+
+def aligned_convolution(layer, x, directions, weights, edge_index):
+    """Output of ``AlignedConvolution``, as a sum of couplings with the edges' harmonics."""
+    f = node_channels(x, layer.irreps_in)
+    ls_out = degrees(layer.irreps_out)
+    channels = layer.irreps_in[0].mul
+    out = {L: np.zeros((len(x), channels, 2 * L + 1)) for L in ls_out}
+    paths = [
+        (m, l1, l3)
+        for m in range(min(max(f), max(ls_out)) + 1)
+        for l1 in f
+        for l3 in ls_out
+        if min(l1, l3) >= m
+    ]
+    for i, (m, l1, l3) in enumerate(paths):
+        norm = math.sqrt((2 * l3 + 1) / sum(2 * min(l, l3) + 1 for l in f))
+        for e, (sender, receiver) in enumerate(edge_index.T):
+            matrix = sum(
+                c * np.einsum("ijk,j->ki", wigner(l1, l2, l3), harmonics(l2, directions[e]))
+                for l2, c in order_couplings(l1, l3, m)
+            )
+            for c in range(channels):
+                w = norm * weights[e, i * channels + c]
+                out[l3][receiver, c] += w * (matrix @ f[l1][sender, c])
+    return flat(out)

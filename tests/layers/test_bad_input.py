@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
+
+from . import cases
+
+MANY_BODY = {
+    "pseudo parity in": (("4x0e+4x1e", "4x0e", 3, 2), r"natural parity .*got 1e"),
+    "pseudo parity out": (("4x0e+4x1o", "4x0e+4x1e", 3, 2), r"irreps_out .*natural parity.*1e"),
+    "unequal multiplicities in": (("4x0e+2x1o", "4x0e", 3, 2), r"irreps_in .*one multiplicity"),
+    "unequal multiplicities out": (("4x0e", "4x0e+2x1o", 3, 2), r"irreps_out .*one multiplicity"),
+    "other multiplicity out": (("4x0e+4x1o", "2x0e", 3, 2), r"same multiplicity.*4x0e.*2x0e"),
+    "no irreps": (("", "4x0e", 3, 2), "irreps_in"),
+    "degree twice": (("4x0e+4x0e", "4x0e", 3, 2), "each degree once"),
+    "wrong order": (("4x1o+4x0e", "4x0e", 3, 2), "increasing order"),
+    "correlation 0": (("4x0e", "4x0e", 0, 2), r"1 to 8, got 0"),
+    "correlation 9": (("4x0e", "4x0e", 9, 2), r"1 to 8, got 9"),
+    "correlation 2.5": (("4x0e", "4x0e", 2.5, 2), r"1 to 8, got 2.5"),
+    "no element": (("4x0e", "4x0e", 2, 0), r"num_elements .*got 0"),
+    "parametrization": (("4x0e", "4x0e", 2, 2, "cg"), r"'cg'.*power, paper, full"),
+    "full beyond 3": (("4x0e", "4x0e", 4, 2, "full"), r"got 4.*'power'"),
+    "views": (("4x0e", "4x0e", 2, 2, "power", 0), r"views .*got 0"),
+    "parity unreachable": (("4x0e+4x2e", "4x1o", 3, 2), r"degree 1 in irreps_out 4x1o"),
+    "degree unreachable": (("4x0e+4x1o", "4x0e+4x4e", 3, 2), r"up to 3 factors.*degree 4"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MANY_BODY.values(), ids=MANY_BODY)
+def test_many_body_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GauntManyBody(*arguments)
+
+
+BOTH = {
+    "pseudo parity in": (("2x0e+2x1e", "0e+1o", "2x0e"), r"irreps_in .*natural parity"),
+    "pseudo parity edge": (("2x0e+2x1o", "0e+1o+2o", "2x0e"), r"irreps_edge .*natural parity"),
+    "pseudo parity out": (("2x0e+2x1o", "0e+1o", "2x0o"), r"irreps_out .*natural parity"),
+    "unequal multiplicities": (("2x0e+3x1o", "0e+1o", "2x0e"), "one multiplicity"),
+    "edge multiplicity": (("2x0e+2x1o", "2x0e+2x1o", "2x0e"), r"multiplicity 1, got 2x0e\+2x1o"),
+    "other multiplicity out": (("2x0e+2x1o", "0e+1o", "3x0e"), r"same multiplicity.*3x0e"),
+}
+
+
+@pytest.mark.parametrize("layer", [GauntConvolution, AlignedConvolution])
+@pytest.mark.parametrize(("arguments", "message"), BOTH.values(), ids=BOTH)
+def test_convolution_arguments(layer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layer(*arguments)
+
+
+def test_gaunt_convolution_refuses_a_degree_it_cannot_reach():
+    with pytest.raises(ValueError, match=r"degree 4 in irreps_out 2x0e\+2x4e"):
+        GauntConvolution("2x0e+2x1o", "0e+1o+2e", "2x0e+2x4e")
+    with pytest.raises(ValueError, match="degree 1"):
+        GauntConvolution("2x0e", "0e", "2x1o")
+
+
+def test_aligned_convolution_needs_the_direction():
+    with pytest.raises(ValueError, match=r"degrees \[1\].*got 1x0e\+1x2e"):
+        AlignedConvolution("2x0e+2x1o", "0e+2e", "2x0e")
+    with pytest.raises(ValueError, match=r"degrees \[0, 2\].*got 1x0e\+1x1o"):
+        AlignedConvolution("2x0e", "0e+1o", "2x0e+2x2e")
+
+
+def wrong_shapes(arguments):
+    """Name, and the arguments with one of another shape."""
+    for i, a in enumerate(arguments):
+        changed = {"flattened": a.flatten(), "one axis more": a[None], "narrow": a[..., :-1]}
+        if i:  # the number of nodes or edges is that of the first argument
+            changed["short"] = a[:-1]
+            changed["long"] = torch.cat([a, a])
+        for change, b in changed.items():
+            yield f"argument {i} {change}", [*arguments[:i], b, *arguments[i + 1 :]]
+
+
+def shapes_to_refuse(name):
+    layer = cases.BUILD[name]()
+    arguments = list(cases.arguments(layer, cases.inputs(layer)))
+    return layer, dict(wrong_shapes(arguments))
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_wrong_shapes(name):
+    layer, refused = shapes_to_refuse(name)
+    assert len(refused) >= 8
+    accepted = []
+    for change, arguments in refused.items():
+        try:
+            layer(*arguments)
+        except ValueError as error:
+            assert "must be" in str(error), change  # noqa: PT017  all changes in one test
+            assert "got" in str(error), change  # noqa: PT017
+        except Exception as error:
+            accepted.append(f"{change}: {type(error).__name__}")
+        else:
+            accepted.append(f"{change}: no error")
+    assert accepted == []
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_mixed_dtypes(name):
+    """One argument in float32 for a float64 layer is an error, not a silent promotion."""
+    layer = cases.BUILD[name]()
+    arguments = cases.arguments(layer, cases.inputs(layer))
+    silent = []
+    for i, a in enumerate(arguments):
+        if not a.is_floating_point():
+            continue
+        try:
+            layer(*arguments[:i], a.float(), *arguments[i + 1 :])
+        except (ValueError, RuntimeError) as error:
+            assert "dtype" in str(error) or "type Double" in str(error)  # noqa: PT017
+        else:
+            silent.append(i)
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_mixed_devices(name):
+    layer = cases.BUILD[name]()
+    arguments = cases.arguments(layer, cases.inputs(layer))
+    with pytest.raises((ValueError, RuntimeError), match="device"):
+        layer(arguments[0].to("meta"), *arguments[1:])

@@ -1,0 +1,328 @@
+"""MACE's commands on models trained with ``--plugin gaunt``."""
+
+import functools
+import subprocess
+import sys
+
+from mace.calculators import MACECalculator
+from mace.data import AtomicData, config_from_atoms
+from mace.tools import AtomicNumberTable, torch_geometric
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+
+from gaunt_plugin.mace.models import ScaleShiftMACE
+
+pytestmark = pytest.mark.training
+READ_LAMMPS = """
+import sys, torch
+for path in sys.argv[1:]:
+    model = torch.jit.load(path)
+    batch = torch.load(path + ".batch")
+    n = batch["positions"].shape[0]
+    local = torch.ones(n, dtype=batch["positions"].dtype)
+    out = model(batch, local, True)
+    out = {key: out[key] for key in ("total_energy_local", "forces", "virials")}
+    torch.save(out, path + ".out")
+loaded = {"gaunt_plugin", "mace", "e3nn"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def make_batch(model, atoms, head="Default"):
+    table = AtomicNumberTable([int(z) for z in model.atomic_numbers])
+    data = AtomicData.from_config(
+        config_from_atoms(atoms, head_name=head),
+        z_table=table,
+        cutoff=float(model.r_max),
+        heads=model.heads,
+    )
+    return torch_geometric.Batch.from_data_list([data]).to_dict()
+
+
+def batch_as(dtype, model, atoms, head="Default"):
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return make_batch(model, atoms, head)
+    finally:
+        torch.set_default_dtype(default)
+
+
+@pytest.mark.parametrize("stage", ["", "_stagetwo"])
+def test_training_leaves_compiled_models_equal_to_the_eager_ones(two_heads, load, stage):
+    model = load(two_heads / f"run{stage}.model")
+    assert isinstance(model, ScaleShiftMACE)
+    compiled = torch.jit.load(two_heads / f"run{stage}_compiled.model")
+    batch = batch_as(torch.float64, model, ase.io.read(two_heads / "test.xyz"), "hot")
+    eager = model(dict(batch), compute_virials=True)
+    script = compiled(dict(batch), compute_virials=True)
+    for key in ("energy", "forces", "virials"):
+        torch.testing.assert_close(script[key], eager[key], rtol=1e-10, atol=1e-10)
+
+
+def test_stage_two_and_averaging_happened(two_heads, load):
+    output = (two_heads / "training.txt").read_text()
+    assert "Changing loss based on Stage Two Weights" in output
+    assert "Using Exponential Moving Average" in output
+    one, two = load(two_heads / "run.model"), load(two_heads / "run_stagetwo.model")
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
+
+
+def test_calculator(two_heads, load):
+    atoms = ase.io.read(two_heads / "test.xyz")
+    atoms.set_cell([12, 12, 12])
+    atoms.set_pbc(True)
+    atoms.calc = MACECalculator(two_heads / "run.model", head="hot", default_dtype="float64")
+    model = load(two_heads / "run.model")
+    batch = batch_as(torch.float64, model, atoms, "hot")
+    expected = model(batch, compute_stress=True)
+    assert atoms.get_potential_energy() == pytest.approx(expected["energy"].item(), abs=1e-10)
+    np.testing.assert_allclose(atoms.get_forces(), expected["forces"].detach(), atol=1e-10)
+    stress = expected["stress"][0].detach()
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, atol=1e-10)
+
+
+def test_calculator_with_torch_compile(single, monkeypatch):
+    # Tracing and differentiating as usual; generating C++ as well would take a minute.
+    compile_eagerly = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    torch.set_default_dtype(torch.float64)  # MACE rebuilds the model in torch's default dtype
+    results = []
+    for mode in (None, "default"):
+        atoms = ase.io.read(single / "test.xyz")
+        atoms.calc = MACECalculator(
+            single / "run.model", default_dtype="float64", compile_mode=mode
+        )
+        results.append((atoms.get_potential_energy(), atoms.get_forces()))
+    (eager_energy, eager_forces), (energy, forces) = results
+    assert energy == pytest.approx(eager_energy, abs=1e-8)
+    np.testing.assert_allclose(forces, eager_forces, atol=1e-8)
+
+
+def test_eval_configs(workshop, two_heads, load):
+    args = ["--configs", "test.xyz", "--model", "run.model", "--output", "evaluated.xyz"]
+    workshop.run(two_heads, "mace.cli.eval_configs", *args, "--head", "hot", "--return_descriptors")
+    model = load(two_heads / "run.model")
+    for atoms in ase.io.read(two_heads / "evaluated.xyz", ":"):
+        expected = model(batch_as(torch.float64, model, atoms, "hot"))
+        assert atoms.info["MACE_energy"] == pytest.approx(expected["energy"].item(), abs=1e-6)
+        forces = expected["forces"].detach()
+        np.testing.assert_allclose(atoms.arrays["MACE_forces"], forces, atol=1e-7)
+        assert atoms.arrays["MACE_descriptors"].shape == (27, 8)
+
+
+def test_lammps_export_needs_neither_mace_nor_us(workshop, two_heads, load, tmp_path):
+    atoms = ase.io.read(two_heads / "test.xyz")
+    expected, paths = [], []
+    for name in ("float32", "float64"):
+        dtype = getattr(torch, name)
+        path = tmp_path / f"{name}.model"
+        path.write_bytes((two_heads / "run.model").read_bytes())
+        args = [path, "--head", "hot", "--dtype", name]
+        workshop.run(tmp_path, "mace.cli.create_lammps_model", *args)
+        model = load(path).to(dtype)
+        batch = batch_as(dtype, model, atoms, "hot")
+        expected.append(model(dict(batch), compute_virials=True))
+        paths.append(f"{path}-lammps.pt")
+        torch.save({k: v for k, v in batch.items() if v is not None}, paths[-1] + ".batch")
+    subprocess.run([sys.executable, "-c", READ_LAMMPS, *paths], check=True, timeout=200)
+    for path, eager, tolerance in zip(paths, expected, (2e-3, 1e-9)):
+        out = torch.load(path + ".out", weights_only=True)
+        for key, value in (
+            ("total_energy_local", eager["energy"][0]),
+            ("forces", eager["forces"]),
+            ("virials", eager["virials"]),
+        ):
+            torch.testing.assert_close(
+                out[key].double(), value.detach().double(), rtol=0, atol=tolerance
+            )
+
+
+def test_select_head(workshop, two_heads, load):
+    listed = workshop.run(two_heads, "mace.cli.select_head", "--list_heads", "run.model")
+    assert "room" in listed
+    args = ["--head_name", "hot", "--output_file", "hot.model", "run.model"]
+    workshop.run(two_heads, "mace.cli.select_head", *args)
+    model, selected = load(two_heads / "run.model"), load(two_heads / "hot.model")
+    assert isinstance(selected, ScaleShiftMACE)
+    assert selected.heads == ["hot"]
+    atoms = ase.io.read(two_heads / "test.xyz")
+    expected = model(batch_as(torch.float64, model, atoms, "hot"))
+    found = selected(batch_as(torch.float64, selected, atoms, "hot"))
+    for key in ("energy", "forces"):
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=1e-10)
+
+
+def test_convert_device(workshop, single, load):
+    args = ["--target_device", "cpu", "--output_file", "cpu.model", "run.model"]
+    workshop.run(single, "mace.cli.convert_device", *args)
+    one, two = load(single / "run.model"), load(single / "cpu.model")
+    assert isinstance(two, ScaleShiftMACE)
+    torch.testing.assert_close(two.state_dict(), one.state_dict(), rtol=0, atol=0)
+
+
+def test_restart_goes_on_where_it_stopped(workshop):
+    stopped, straight = workshop.folder("stopped"), workshop.folder("straight")
+    options = {"plugin": "gaunt", "ema": True, "correlation": 3}
+    workshop.train(stopped, **options, max_num_epochs=2)
+    output = workshop.train(stopped, **options, max_num_epochs=3, restart_latest=True)
+    assert "Loading checkpoint" in output
+    assert "Epoch 2" in output
+    assert "Epoch 1:" not in output
+    workshop.train(straight, **options, max_num_epochs=2)
+    assert (straight / "checkpoints").exists()
+
+
+def label(source, target, calculator, symbols="CHNO"):
+    """Write the frames with the foundation model's own energies and forces."""
+    frames = []
+    for atoms in ase.io.read(source, ":"):
+        atoms = atoms[[atom.symbol in symbols for atom in atoms]]
+        atoms.calc = calculator
+        atoms.get_forces()
+        frames.append(atoms)
+    ase.io.write(target, frames)
+
+
+@pytest.mark.parametrize("symbols", ["CHNO", "CH"])
+def test_fine_tuning_starts_at_the_foundation(workshop, single, load, errors, symbols):
+    folder = workshop.folder(f"naive_{symbols}")
+    calculator = MACECalculator(single / "run.model", default_dtype="float64")
+    for name in ("train.xyz", "valid.xyz"):
+        label(single / name, folder / name, calculator, symbols)
+    output = workshop.train(
+        folder,
+        plugin="gaunt",
+        foundation_model=str(single / "run.model"),
+        multiheads_finetuning=False,
+        lr=1e-4,
+    )
+    assert errors(output) == {"Default": 0.0}  # the labels are the foundation's own
+    model = load(folder / "run.model")
+    assert isinstance(model, ScaleShiftMACE)
+    assert len(model.atomic_numbers) == len(symbols)
+
+
+def test_multihead_fine_tuning(workshop, single, load, errors):
+    folder = workshop.folder("multihead")
+    calculator = MACECalculator(single / "run.model", default_dtype="float64")
+    for name in ("train.xyz", "valid.xyz"):
+        label(single / name, folder / name, calculator)
+    output = workshop.train(
+        folder,
+        plugin="gaunt",
+        foundation_model=str(single / "run.model"),
+        multiheads_finetuning=True,
+        pt_train_file="train.xyz",
+        pt_valid_file="valid.xyz",
+        num_samples_pt=6,
+        filter_type_pt="none",
+        subselect_pt="random",
+        lr=1e-4,
+    )
+    assert errors(output) == {"pt_head": 0.0, "Default": 0.0}
+    model = load(folder / "run.model")
+    assert isinstance(model, ScaleShiftMACE)
+    assert sorted(model.heads) == ["Default", "pt_head"]
+
+
+def test_fine_tuning_a_gaunt_model_needs_the_plugin(workshop, single):
+    folder = workshop.folder("no_plugin")
+    output = workshop.train(
+        folder,
+        foundation_model=str(single / "run.model"),
+        multiheads_finetuning=False,
+        fails=True,
+    )
+    assert "--plugin gaunt" in output
+    assert "Initial:" not in output
+
+
+def test_fine_tuning_a_gaunt_model_with_lora_is_refused(workshop, single):
+    folder = workshop.folder("lora_tuning")
+    output = workshop.train(
+        folder,
+        plugin="gaunt",
+        foundation_model=str(single / "run.model"),
+        multiheads_finetuning=False,
+        lora=True,
+        fails=True,
+    )
+    assert "lora" in output.splitlines()[-1]
+    assert "Initial:" not in output
+
+
+def test_plugin_with_stock_blocks_is_the_stock_model(workshop, load):
+    models = []
+    for name, options in (
+        ("without", {}),
+        ("with", {"plugin": "gaunt", "gaunt_product": "stock"}),
+    ):
+        folder = workshop.folder(name)
+        workshop.train(
+            folder,
+            **options,
+            interaction="RealAgnosticResidualInteractionBlock",
+            interaction_first="RealAgnosticResidualInteractionBlock",
+        )
+        models.append(load(folder / "run.model"))
+    one, two = models
+    assert type(one) is type(two)
+    assert not isinstance(two, ScaleShiftMACE)
+    torch.testing.assert_close(two.state_dict(), one.state_dict(), rtol=0, atol=0)
+
+    # A stock foundation model can't become a Gaunt one.
+    folder = workshop.folder("from_stock")
+    output = workshop.train(
+        folder,
+        plugin="gaunt",
+        foundation_model=str(workshop.root / "without" / "run.model"),
+        multiheads_finetuning=False,
+        fails=True,
+    )
+    assert "the foundation model has stock layers" in output
+    assert "Initial:" not in output
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("enable_cueq", "--enable_cueq can't convert Gaunt layers"),
+        ("only_cueq", "--only_cueq can't convert Gaunt layers"),
+        ("enable_oeq", "--enable_oeq can't convert Gaunt layers"),
+        ("use_so3", "--use_so3 gives up parity"),
+        ("lora", "--lora wraps stock layers only"),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(workshop, option, message):
+    folder = workshop.folder(option)
+    output = workshop.train(folder, plugin="gaunt", fails=True, **{option: True})
+    assert message in output
+    assert not (folder / "checkpoints").exists()
+
+
+def test_wrong_options_are_said_before_training(workshop):
+    folder = workshop.folder("wrong")
+    for options, message in [
+        ({"gaunt_product": "cg"}, "unknown gaunt product 'cg'"),
+        ({"gaunt_rank": "1, 1, 1"}, "got 3 entries for 2 interactions"),
+        ({"gaunt_views": 0}, "gaunt views must be a whole number"),
+        ({"model": "AtomicDipolesMACE"}, "builds --model MACE or ScaleShiftMACE"),
+        ({"hidden_irreps": "4x0e + 4x1e"}, "parity"),
+    ]:
+        output = workshop.train(folder, plugin="gaunt", fails=True, **options)
+        assert message in output
+        assert "Initial:" not in output
+
+
+@pytest.mark.parametrize("module", ["mace.cli.create_lammps_model", "mace.cli.eval_configs"])
+def test_conversion_to_another_backend_is_refused(workshop, single, module):
+    if module.endswith("eval_configs"):
+        args = ["--enable_cueq", "--configs", "test.xyz", "--output", "x.xyz", "--model"]
+    else:
+        args = ["--format", "mliap"]
+    output = workshop.run(single, module, *args, "run.model", fails=True)
+    assert "Gaunt layers have no cuEquivariance" in output

@@ -1,0 +1,417 @@
+"""Whole Gaunt models, in this process: symmetries, derivatives, every mix of blocks, files."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+from mace import data, modules
+from mace.calculators import MACECalculator
+from mace.cli.convert_e3nn_cueq import run as to_cueq
+from mace.cli.convert_e3nn_oeq import run as to_oeq
+from mace.tools import AtomicNumberTable, torch_geometric
+from mace.tools.scripts_utils import extract_config_mace_model, extract_model, remove_pt_head
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+import torch
+from e3nn import o3
+from e3nn.util import jit
+
+from gaunt_plugin.mace import weights
+from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
+from gaunt_plugin.mace.config import GauntConfig
+from gaunt_plugin.mace.models import ScaleShiftMACE
+
+ELEMENTS = [1, 6, 8]
+KEYS = ("energy", "forces", "virials", "stress")
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)  # set back by the fixture of conftest.py
+
+
+def make_model(
+    first="GauntInteractionBlock",
+    then="GauntResidualInteractionBlock",
+    hidden="4x0e + 4x1o",
+    cls=ScaleShiftMACE,
+    correlation=2,
+    heads=("Default",),
+    seed=0,
+    **gaunt,
+):
+    """A model of two layers with random weights, `gaunt` being entries of its GauntConfig."""
+    torch.manual_seed(seed)
+    classes = {**modules.interaction_classes, **INTERACTIONS}
+    options = {"cueq_config": GauntConfig(**gaunt)} if cls is ScaleShiftMACE else {}
+    n = len(heads)
+    return cls(
+        r_max=3.0,
+        num_bessel=4,
+        num_polynomial_cutoff=5,
+        max_ell=2,
+        interaction_cls=classes[then],
+        interaction_cls_first=classes[first],
+        num_interactions=2,
+        num_elements=len(ELEMENTS),
+        hidden_irreps=o3.Irreps(hidden),
+        MLP_irreps=o3.Irreps(f"{4 * n}x0e"),
+        gate=torch.nn.functional.silu,
+        atomic_energies=np.outer(np.arange(1, n + 1), [-1.0, -2.0, -3.0]),
+        avg_num_neighbors=6.0,
+        atomic_numbers=ELEMENTS,
+        correlation=correlation,
+        radial_MLP=[8],
+        heads=list(heads),
+        atomic_inter_scale=np.linspace(1.0, 2.0, n),
+        atomic_inter_shift=np.linspace(0.1, 0.3, n),
+        **options,
+    )
+
+
+def molecule():
+    atoms = ase.build.molecule("CH3CH2OH")
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+def crystal():
+    """A cell smaller than twice the cutoff, so that atoms meet several images of others."""
+    cell = [[3.1, 0.2, 0.0], [0.1, 3.3, 0.3], [0.0, -0.2, 3.5]]
+    positions = [[0, 0, 0], [1.4, 0.2, 0.3], [0.4, 1.8, 1.6]]
+    return ase.Atoms("CHO", positions=positions, cell=cell, pbc=True)
+
+
+def make_batch(model, *frames, head="Default"):
+    table = AtomicNumberTable([int(z) for z in model.atomic_numbers])
+    graphs = [
+        data.AtomicData.from_config(
+            data.config_from_atoms(atoms, head_name=head),
+            z_table=table,
+            cutoff=float(model.r_max),
+            heads=model.heads,
+        )
+        for atoms in frames
+    ]
+    return torch_geometric.Batch.from_data_list(graphs).to_dict()
+
+
+def evaluate(model, *frames, head="Default"):
+    batch = make_batch(model, *frames, head=head)
+    out = model(batch, compute_virials=True, compute_stress=True)
+    return {key: out[key].detach() for key in KEYS}
+
+
+def assert_same(one, two, tolerance=1e-10):
+    for key in KEYS:
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def from_file(tmp_path_factory):
+    """A model read back from a .model file, as MACE writes them."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    path = tmp_path_factory.mktemp("models") / "gaunt.model"
+    torch.save(
+        make_model(correlation=3, product=("power", "full"), convolution=("aligned", "grid")), path
+    )
+    torch.set_default_dtype(default)
+    return torch.load(path, weights_only=False)
+
+
+@pytest.mark.parametrize("inversion", [1, -1])
+def test_energy_is_invariant_and_forces_turn_along(from_file, inversion):
+    atoms = molecule()
+    q = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    q *= inversion * np.linalg.det(q)
+    order = np.random.default_rng(4).permutation(len(atoms))
+    moved = atoms[order]
+    moved.positions = moved.positions @ q.T + [1.0, -2.0, 3.0]
+    one, two = evaluate(from_file, atoms), evaluate(from_file, moved)
+    q = torch.tensor(q)
+    assert one["forces"].abs().max() > 0.01
+    torch.testing.assert_close(two["energy"], one["energy"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(two["forces"], one["forces"][order] @ q.T, rtol=0, atol=1e-9)
+    torch.testing.assert_close(two["virials"], q @ one["virials"] @ q.T, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("make_atoms", [molecule, crystal])
+def test_forces_are_finite_differences(from_file, make_atoms):
+    atoms, step = make_atoms(), 1e-4
+    forces = evaluate(from_file, atoms)["forces"]
+    for atom, axis in [(0, 0), (1, 1), (2, 2)]:
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += sign * step
+            energies.append(evaluate(from_file, moved)["energy"].item())
+        slope = (energies[0] - energies[1]) / (2 * step)
+        assert forces[atom, axis].item() == pytest.approx(-slope, abs=1e-6)
+
+
+def test_stress_is_finite_differences_in_a_small_cell(from_file):
+    atoms, step = crystal(), 1e-4
+    stress = evaluate(from_file, atoms)["stress"][0]
+    for i, j in [(0, 0), (1, 2)]:
+        energies = []
+        for sign in (1, -1):
+            strain = np.eye(3)
+            strain[i, j] += sign * step / 2
+            strain[j, i] += sign * step / 2
+            strained = atoms.copy()
+            strained.set_cell(atoms.cell @ strain, scale_atoms=True)
+            energies.append(evaluate(from_file, strained)["energy"].item())
+        slope = (energies[0] - energies[1]) / (2 * step) / atoms.get_volume()
+        assert stress[i, j].item() == pytest.approx(slope, abs=1e-6)
+
+
+def test_small_cell_equals_its_supercell(from_file):
+    one, two = evaluate(from_file, crystal()), evaluate(from_file, crystal() * (2, 1, 2))
+    torch.testing.assert_close(two["energy"], 4 * one["energy"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(two["stress"], one["stress"], rtol=0, atol=1e-9)
+
+
+def test_hessian(from_file):
+    calculator = MACECalculator(models=[from_file], default_dtype="float64")
+    atoms, step = molecule()[:4], 1e-4
+    n = 3 * len(atoms)
+    hessian = calculator.get_hessian(atoms).reshape(n, n)
+    np.testing.assert_allclose(hessian, hessian.T, atol=1e-9)
+    forces = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[1, 2] += sign * step
+        forces.append(evaluate(from_file, moved)["forces"].flatten())
+    np.testing.assert_allclose(hessian[5], (forces[1] - forces[0]) / (2 * step), atol=1e-6)
+    for parameter in from_file.parameters():
+        parameter.requires_grad = True  # the calculator switched it off
+
+
+def test_atoms_without_neighbours(from_file):
+    one = evaluate(from_file, ase.Atoms("C"))
+    pair = evaluate(from_file, ase.Atoms("CO", positions=[[0, 0, 0], [50, 0, 0]]))
+    other = evaluate(from_file, ase.Atoms("O"))
+    assert torch.isfinite(one["energy"]).all()
+    torch.testing.assert_close(pair["energy"], one["energy"] + other["energy"])
+    assert pair["forces"].abs().max() == 0
+    # In a batch with a molecule, nothing changes for either.
+    both = evaluate(from_file, ase.Atoms("C"), molecule())
+    alone = evaluate(from_file, molecule())
+    torch.testing.assert_close(both["energy"], torch.cat([one["energy"], alone["energy"]]))
+
+
+@pytest.mark.parametrize("product", ["power", "paper", "full", "stock"])
+@pytest.mark.parametrize(
+    ("first", "then", "convolution"),
+    [
+        ("GauntInteractionBlock", "GauntResidualInteractionBlock", "aligned"),
+        ("GauntDensityInteractionBlock", "GauntDensityResidualInteractionBlock", "grid"),
+    ],
+)
+def test_blocks(first, then, convolution, product):
+    check(first, then, convolution=(convolution,), product=(product,))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "convolution"),
+    [
+        ("GauntInteractionBlock", "GauntDensityResidualInteractionBlock", ("grid", "aligned")),
+        ("GauntDensityResidualInteractionBlock", "GauntResidualInteractionBlock", ("grid",)),
+        ("GauntResidualInteractionBlock", "GauntResidualInteractionBlock", ("aligned", "grid")),
+        ("GauntDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock", ("grid",)),
+        ("RealAgnosticInteractionBlock", "GauntResidualInteractionBlock", ("aligned",)),
+    ],
+)
+def test_mixed_blocks(first, then, convolution):
+    check(first, then, convolution=convolution, product=("power", "stock"), rank=(2, 1))
+
+
+def check(first, then, product, **options):
+    """The model has the blocks that were asked for, can be rebuilt and goes through TorchScript."""
+    model = make_model(first, then, product=product, **options)
+    for block, name in zip(model.interactions, (first, then)):
+        assert type(block).__name__ == name
+    for block, name in zip(model.products, (product * 2)[:2]):
+        assert isinstance(block, GauntProductBasisBlock) == (name != "stock")
+    expected = evaluate(model, molecule(), crystal())
+    assert expected["forces"].abs().max() > 1e-3
+    rebuilt = extract_model(model)
+    assert rebuilt.state_dict().keys() == model.state_dict().keys()
+    assert_same(evaluate(rebuilt, molecule(), crystal()), expected)
+    assert_same(evaluate(jit.compile(rebuilt), molecule(), crystal()), expected)
+
+
+def test_options_differ_per_layer():
+    model = make_model(
+        product=("power", "paper"), views=(2, 5), correlation=3, rank=(1, 3), convolution=("grid",)
+    )
+    config = model.cueq_config
+    assert config.correlation == (3, 3)
+    assert config.views == (2, 5)
+    weights_ = [block.conv_tp.weight_numel for block in model.interactions]
+    single = make_model(convolution=("grid",), rank=(1,), correlation=3)
+    expected = [block.conv_tp.weight_numel for block in single.interactions]
+    assert weights_ == [expected[0], 3 * expected[1]]
+    assert GauntConfig.from_dict(config.to_dict()) == config
+
+
+def test_configuration_rebuilds_the_same_model(from_file):
+    config = extract_config_mace_model(from_file)
+    model = from_file.__class__(**config)
+    model.load_state_dict(from_file.state_dict())  # strict
+    assert_same(evaluate(model, molecule()), evaluate(from_file, molecule()))
+
+
+@pytest.mark.parametrize("head", ["room", "hot"])
+def test_one_head_of_two(head):
+    model = make_model(heads=("room", "hot"), product=("power", "full"), correlation=3)
+    single = remove_pt_head(model, head)
+    assert single.heads == [head]
+    expected = evaluate(model, molecule(), head=head)
+    other = evaluate(model, molecule(), head="hot" if head == "room" else "room")
+    assert (expected["energy"] - other["energy"]).abs() > 0.1
+    assert_same(evaluate(single, molecule(), head=head), expected)
+
+
+def test_copies_and_casts(from_file):
+    expected = evaluate(from_file, molecule())
+    assert_same(evaluate(copy.deepcopy(from_file), molecule()), expected, 0)
+    assert_same(evaluate(pickle.loads(pickle.dumps(from_file)), molecule()), expected, 0)
+    single = copy.deepcopy(from_file).float()
+    torch.set_default_dtype(torch.float32)
+    rounded = evaluate(single, molecule())
+    torch.set_default_dtype(torch.float64)
+    assert rounded["energy"].dtype == torch.float32
+    assert_same({key: value.double() for key, value in rounded.items()}, expected, 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_file(from_file, tmp_path, dtype):
+    model = copy.deepcopy(from_file).to(dtype)
+    weights.save_weights(model, tmp_path / "w")
+    loaded = weights.load_weights(tmp_path / "w")
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.set_default_dtype(dtype)
+    assert_same(evaluate(loaded, molecule()), evaluate(model, molecule()), 0)
+
+
+def test_weights_command(from_file, tmp_path):
+    torch.save(from_file, tmp_path / "a.model")
+    weights.main(["pack", str(tmp_path / "a.model"), str(tmp_path / "a.weights")])
+    weights.main(["unpack", str(tmp_path / "a.weights"), str(tmp_path / "b.model")])
+    model = torch.load(tmp_path / "b.model", weights_only=False)
+    assert_same(evaluate(model, molecule()), evaluate(from_file, molecule()), 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(format=99),
+        lambda content: content.update(format="1"),
+        lambda content: content.pop("format"),
+        lambda content: content.pop("config"),
+        lambda content: content.pop("state_dict"),
+        lambda content: content.update(config="{"),
+        lambda content: content.update(config="{}"),
+        lambda content: content["state_dict"].popitem(),
+    ],
+    ids=["newer", "text", "format", "config", "state_dict", "json", "empty", "weight"],
+)
+def test_bad_weights_file(from_file, tmp_path, change):
+    weights.save_weights(from_file, tmp_path / "w")
+    content = torch.load(tmp_path / "w", weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "w")
+    with pytest.raises(ValueError, match=r"format 99|not a weights file"):
+        weights.load_weights(tmp_path / "w")
+
+
+def test_what_is_no_weights_file(from_file, tmp_path):
+    torch.save(from_file, tmp_path / "pickle")
+    (tmp_path / "text").write_text("text")
+    for name in ("pickle", "text"):
+        with pytest.raises(ValueError, match="is not a weights file"):
+            weights.load_weights(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        weights.load_weights(tmp_path / "nothing")
+    with pytest.raises(SystemExit, match="error"):
+        weights.main(["unpack", str(tmp_path / "text"), str(tmp_path / "x")])
+    with pytest.raises(ValueError, match="expected a Gaunt MACE model"):
+        weights.save_weights(torch.nn.Linear(1, 1), tmp_path / "x")
+
+
+@pytest.mark.parametrize("convert", [to_cueq, to_oeq])
+def test_conversion_to_another_backend(from_file, convert):
+    with pytest.raises(ValueError, match="no cuEquivariance or OpenEquivariance version"):
+        convert(copy.deepcopy(from_file), return_model=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": "4x0e + 4x1e"}, "parity"),
+        ({"hidden": "4x0e + 4x0o"}, "parity"),
+        ({"product": ("cg",)}, "unknown gaunt product 'cg'; possible: "),
+        ({"convolution": ("fast",)}, "unknown gaunt convolution 'fast'; possible: aligned, grid"),
+        ({"rank": (1, 1, 1)}, "got 3 entries for 2 interactions"),
+        ({"rank": (0,)}, "gaunt rank must be a whole number, at least 1, got 0"),
+        ({"views": (1.5,)}, "gaunt views must be a whole number"),
+        ({"correlation": 99}, "gaunt correlation must be 1 to"),
+        ({"correlation": 4, "product": ("full",)}, "goes up to correlation 3"),
+        ({"hidden": "4x0e + 2x1o"}, "multiplicit"),
+    ],
+)
+def test_clear_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**options)
+
+
+def test_stock_class_refuses_gaunt_options():
+    config = extract_config_mace_model(make_model())
+    config["interaction_cls"] = config["interaction_cls_first"] = modules.interaction_classes[
+        "RealAgnosticResidualInteractionBlock"
+    ]
+    with pytest.raises(ValueError, match="run the command with --plugin gaunt"):
+        modules.ScaleShiftMACE(**config)
+
+
+STOCK = """
+import sys, torch
+from mace import modules
+classes = dict(modules.interaction_classes)
+if sys.argv[1] == "ours":
+    import gaunt_plugin.mace.models, gaunt_plugin.mace.weights
+assert modules.interaction_classes == classes
+assert not any("Gaunt" in name for name in classes)
+from mace.tools import model_script_utils
+assert model_script_utils._build_model.__module__ == "mace.tools.model_script_utils"
+assert modules.ScaleShiftMACE.__module__ == "mace.modules.models"
+torch.set_default_dtype(torch.float64)
+import numpy as np
+from e3nn import o3
+torch.manual_seed(0)
+block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+model = modules.ScaleShiftMACE(
+    r_max=3.0, num_bessel=4, num_polynomial_cutoff=5, max_ell=2, interaction_cls=block,
+    interaction_cls_first=block, num_interactions=2, num_elements=3,
+    hidden_irreps=o3.Irreps("4x0e + 4x1o"), MLP_irreps=o3.Irreps("4x0e"),
+    gate=torch.nn.functional.silu, atomic_energies=np.zeros((1, 3)), avg_num_neighbors=6.0,
+    atomic_numbers=[1, 6, 8], correlation=2, atomic_inter_scale=1.0, atomic_inter_shift=0.0,
+)
+torch.save(model.state_dict(), sys.argv[2])
+"""
+
+
+def test_stock_models_are_left_alone(tmp_path):
+    states = []
+    for name in ("stock", "ours"):
+        path = tmp_path / name
+        arguments = [sys.executable, "-c", STOCK, name, str(path)]
+        subprocess.run(arguments, check=True, timeout=200)
+        states.append(torch.load(path, weights_only=True))
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)

@@ -1,0 +1,135 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from gaunt_plugin.layers._irreps import o3
+from gaunt_plugin.sphere import coupling_count, gaunt, nested_terms, quadrature, real_harmonics
+
+from ..tolerances import assert_close
+
+LMAX = 6
+TRIPLES = list(itertools.product(range(LMAX + 1), repeat=3))
+
+
+def triangle(l1, l2, l3):
+    return abs(l1 - l2) <= l3 <= l1 + l2
+
+
+def test_gaunt_is_proportional_to_wigner_3j():
+    allowed = [t for t in TRIPLES if triangle(*t) and sum(t) % 2 == 0]
+    assert len(allowed) > 80
+    for l1, l2, l3 in allowed:
+        g = gaunt(l1, l2, l3)
+        w = o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+        factor = np.sum(g * w) / np.sum(w * w)
+        assert abs(factor) > 0.1
+        assert_close(g, factor * w, "oracle")
+
+
+def test_gaunt_vanishes_elsewhere():
+    for l1, l2, l3 in TRIPLES:
+        if not triangle(l1, l2, l3) or (l1 + l2 + l3) % 2:
+            assert np.abs(gaunt(l1, l2, l3)).max() < 1e-14
+
+
+def test_gaunt_multiplies_functions():
+    s = quadrature(6).nodes
+    for l1, l2 in [(0, 3), (1, 1), (2, 3)]:
+        a, b = real_harmonics([l1], s), real_harmonics([l2], s)
+        product = sum(
+            np.einsum("ijk,gk->gij", gaunt(l1, l2, l3), real_harmonics([l3], s))
+            for l3 in range(l1 + l2 + 1)
+        )
+        assert_close(product, np.einsum("gi,gj->gij", a, b), "oracle")
+
+
+def test_gaunt_is_symmetric_and_read_only():
+    assert_close(gaunt(1, 2, 3), gaunt(3, 1, 2).transpose(1, 2, 0), "oracle")
+    with pytest.raises(ValueError, match="read-only"):
+        gaunt(1, 1, 2)[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("correlation", "l_out", "independent"),
+    [(2, 0, 4), (2, 1, 3), (2, 2, 5), (3, 0, 8), (3, 1, 12), (3, 2, 14)],
+)
+def test_number_of_nested_terms(correlation, l_out, independent):
+    assert len(nested_terms((0, 1, 2, 3), correlation, l_out)) == independent
+
+
+def chains(degrees, correlation, l_out):
+    """All Clebsch-Gordan chains to l_out with natural parity: their intermediate degrees."""
+    states = [((l,), l) for l in degrees]
+    for _ in range(correlation - 1):
+        states = [
+            ((*path, l, j), j)
+            for path, k in states
+            for l in degrees
+            for j in range(abs(k - l), k + l + 1)
+        ]
+    return [p for p, k in states if k == l_out and (sum(p[:1] + p[1::2]) - l_out) % 2 == 0]
+
+
+def evaluate(chain, A, coefficients):
+    value = A[chain[0]]
+    k = chain[0]
+    for l, j in zip(chain[1::2], chain[2::2], strict=True):
+        value = np.einsum("zi,zj,ijk->zk", value, A[l], coefficients(k, l, j))
+        k = j
+    return value
+
+
+def wigner(l1, l2, l3):
+    return np.sqrt(2 * l3 + 1) * o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+
+
+def rank(columns):
+    scaled = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+    return int(np.sum(np.linalg.svd(scaled, compute_uv=False) > 1e-8))
+
+
+@pytest.mark.parametrize("degrees", [(0, 1, 2, 3), (0, 1), (1, 3), (2,)])
+@pytest.mark.parametrize("l_out", [0, 1, 2, 3])
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+def test_nested_terms_are_a_basis_of_all_couplings(degrees, correlation, l_out):
+    """They are independent, and adding every Clebsch-Gordan chain raises the rank no further."""
+    rng = np.random.default_rng(correlation)
+    A = {l: rng.standard_normal((40, 2 * l + 1)) for l in degrees}
+    nested = [
+        evaluate((t[0], t[1], t[2], t[3], l_out) if len(t) == 4 else (*t, l_out), A, gaunt).ravel()
+        if len(t) > 1
+        else A[l_out].ravel()
+        for t in nested_terms(degrees, correlation, l_out)
+    ]
+    every = [evaluate(c, A, wigner).ravel() for c in chains(degrees, correlation, l_out)]
+    if not every:
+        assert nested == []
+        return
+    nonzero = [c for c in every if np.abs(c).max() > 1e-10]  # antisymmetric chains vanish
+    assert len(nested) == (rank(np.stack(nonzero, axis=1)) if nonzero else 0)
+    if nested:
+        assert rank(np.stack(nested, axis=1)) == len(nested)
+        assert rank(np.stack(nested + nonzero, axis=1)) == len(nested)
+
+
+def test_nested_terms_stop_at_correlation_three():
+    with pytest.raises(ValueError, match="1 to 3, got 4"):
+        nested_terms((0, 1), 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("correlation", "counts"), [(1, (1, 1, 1)), (2, (4, 6, 7)), (3, (23, 51, 65))]
+)
+def test_coupling_count(correlation, counts):
+    for l_out, count in enumerate(counts):
+        assert coupling_count((0, 1, 2, 3), correlation, l_out) == count
+
+
+@pytest.mark.parametrize("degrees", [(0, 1, 2), (1, 3), (2,)])
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+def test_coupling_count_is_the_number_of_chains(degrees, correlation):
+    for l_out in range(4):
+        expected = len(chains(degrees, correlation, l_out))
+        assert coupling_count(degrees, correlation, l_out) == expected
