@@ -19,9 +19,7 @@ def convolution_degrees(irreps_in, irreps_edge, irreps_out):
     edge_channels, degrees_edge = degrees_of(irreps_edge, "irreps_edge")
     channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
     if edge_channels != 1:
-        raise ValueError(
-            f"irreps_edge must have multiplicity 1, got {o3.Irreps(irreps_edge)}"
-        )
+        raise ValueError(f"irreps_edge must have multiplicity 1, got {o3.Irreps(irreps_edge)}")
     if channels != channels_out:
         raise ValueError(
             "irreps_in and irreps_out must have the same multiplicity, got "
@@ -55,8 +53,6 @@ def check_edges(
     if x.shape[-1] != dim_in:
         raise ValueError(f"node features must be [nodes, {dim_in}], got {list(x.shape)}")
     if edge_attrs.shape[0] != edges or edge_attrs.shape[1] != dim_edge:
-        raise ValueError(
-            f"edge_attrs must be [{edges}, {dim_edge}], got {list(edge_attrs.shape)}"
-        )
+        raise ValueError(f"edge_attrs must be [{edges}, {dim_edge}], got {list(edge_attrs.shape)}")
     if weights.shape[0] != edges or weights.shape[1] != numel:
         raise ValueError(f"weights must be [{edges}, {numel}], got {list(weights.shape)}")

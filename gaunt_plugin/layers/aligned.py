@@ -22,7 +22,7 @@ class AlignedConvolution(TableModule):
     .. math:: M_{i,l_3} = \sum_j D^{l_3}(R) \, \Big[ n_{l_3} \sum_{l_1}
        w_{ij,l_1 l_3 |m|}\, B_{l_1 m} \Big]_m
 
-    with one radial weight per edge, channel and (l1, l3, \|m\|): free weights on all couplings
+    with one radial weight per edge, channel and (l1, l3, ``|m|``): free weights on all couplings
     ``(l1, l2, l3)`` with ``l1 + l2 + l3`` even that Clebsch-Gordan has, for l2 up to ``l1 + l3``.
     ``n_L`` makes a message of one edge have unit variance for unit normal features and weights.
     Scalar features skip the frame: there M is a sum of harmonics.
@@ -74,7 +74,9 @@ class AlignedConvolution(TableModule):
         # Degrees that have an order |m|, on either side.
         self.senders = [sum(l >= m for l in degrees_in) for m in range(self.mmax + 1)]
         self.receivers = [sum(L >= m for L in degrees_out) for m in range(self.mmax + 1)]
-        self.frame_in, self.frame_out = (n[0] + 2 * sum(n[1:]) for n in (self.senders, self.receivers))
+        self.frame_in, self.frame_out = (
+            n[0] + 2 * sum(n[1:]) for n in (self.senders, self.receivers)
+        )
         paths = sum(a * b for a, b in zip(self.senders, self.receivers))
         self.weight_numel = paths * channels
 
@@ -113,7 +115,7 @@ class AlignedConvolution(TableModule):
     def _frame(self, degrees, factors, counts) -> np.ndarray:
         """Table from all entries of D^0, D^1, ... to a matrix ``[components, frame rows]``.
 
-        Rows of the frame are ordered by \\|m\\|, then by degree, then +m and -m.
+        Rows of the frame are ordered by ``|m|``, then by degree, then +m and -m.
         """
         widths = [2 * min(l, self.mmax) + 1 for l in range(self.rotation.lmax + 1)]
         entry = np.cumsum([0] + [(2 * l + 1) * k for l, k in enumerate(widths)])

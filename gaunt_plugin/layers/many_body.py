@@ -26,7 +26,6 @@ MAX_CORRELATION = 8
 _GAIN_IN = 10.0  # the same for the weights of the copies; measured
 
 
-
 class GauntManyBody(torch.nn.Module):
     r"""Many-body product: powers of functions on the sphere instead of coupled tensors.
 

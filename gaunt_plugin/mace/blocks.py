@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Optional
 
-import torch
-from mace.modules import blocks as stock  # before e3nn: MACE prepares its import
-from e3nn import nn, o3
-from e3nn.util.jit import compile_mode
+from mace.modules import blocks as stock
 from mace.modules.irreps_tools import reshape_irreps
 from mace.modules.wrapper_ops import FullyConnectedTensorProduct, Linear
+
+import torch
+from e3nn import nn, o3
+from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from mace.tools import finetuning_utils
 from mace.tools.utils import AtomicNumberTable
+
+import torch
 
 from gaunt_plugin.mace.models import ScaleShiftMACE
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mace import modules
+
 import torch
-from mace import modules  # before e3nn: MACE prepares its import
 from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
@@ -75,7 +76,9 @@ class _BlockFactory:
 
     def __call__(self, **kwargs) -> torch.nn.Module:
         own = next(self.options)
-        return self.cls(**kwargs, **own) if self.cls in INTERACTIONS.values() else self.cls(**kwargs)
+        return (
+            self.cls(**kwargs, **own) if self.cls in INTERACTIONS.values() else self.cls(**kwargs)
+        )
 
     def __str__(self) -> str:  # MACE looks for "Residual" in it
         return str(self.cls)

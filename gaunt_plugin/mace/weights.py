@@ -15,12 +15,13 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-from mace import modules  # before e3nn: MACE prepares its import
-from e3nn import o3
+from mace import modules
 from mace.tools.scripts_utils import extract_config_mace_model
 from mace.tools.torch_tools import default_dtype
+
+import numpy as np
+import torch
+from e3nn import o3
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
@@ -127,7 +128,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         if args.action == "pack":
-            save_weights(torch.load(args.source, map_location="cpu", weights_only=False), args.target)
+            save_weights(
+                torch.load(args.source, map_location="cpu", weights_only=False), args.target
+            )
         else:
             torch.save(load_weights(args.source), args.target)
     except (ValueError, FileNotFoundError) as error:

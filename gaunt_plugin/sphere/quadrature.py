@@ -93,7 +93,9 @@ def _paired(nodes: np.ndarray, weights: np.ndarray, degree: int, method: str) ->
     first = [i for i, k in enumerate(key) if tuple(k) > tuple(-k + 0.0)]
     half, half_weights = nodes[first], weights[first]
     if 2 * len(half) != len(nodes) or (weights <= 0).any():
-        raise ValueError(f"the {method} rule of degree {degree} is not positive and inversion-closed")
+        raise ValueError(
+            f"the {method} rule of degree {degree} is not positive and inversion-closed"
+        )
     nodes = np.concatenate([half, -half])
     weights = np.concatenate([half_weights, half_weights])
     nodes.setflags(write=False)

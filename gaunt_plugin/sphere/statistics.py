@@ -59,7 +59,10 @@ def coupling_rms(degrees: tuple[int, ...], correlation: int, l_out: int) -> floa
         moments = [np.ones_like(angle)]
         for k in range(1, correlation + 1):
             moments.append(
-                sum(math.comb(k - 1, j - 1) * cumulants[j - 1] * moments[k - j] for j in range(1, k + 1))
+                sum(
+                    math.comb(k - 1, j - 1) * cumulants[j - 1] * moments[k - j]
+                    for j in range(1, k + 1)
+                )
             )
         norm += 0.5 * inversion**l_out * float(np.sum(haar * character * moments[-1]))
     return math.sqrt(norm / count) / math.sqrt(count)
@@ -92,7 +95,10 @@ def power_rms(
         for b in range(correlation + 1 - a):
             if a:
                 moments[a, b] = sum(
-                    math.comb(a - 1, i - 1) * math.comb(b, j) * cumulant(i, j) * moments[a - i, b - j]
+                    math.comb(a - 1, i - 1)
+                    * math.comb(b, j)
+                    * cumulant(i, j)
+                    * moments[a - i, b - j]
                     for i in range(1, a + 1)
                     for j in range(b + 1)
                 )
