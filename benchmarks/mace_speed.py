@@ -74,7 +74,7 @@ def products(repeats):
         layers |= {k: GauntManyBody(irreps_in, irreps_out, nu, 4, k) for k in kinds}
         x = torch.randn(ATOMS, CHANNELS, (lmax + 1) ** 2, requires_grad=True)
         calls = {
-            name: lambda layer=layer: layer(x, attrs).square().sum().backward()
+            name: lambda layer=layer, x=x: layer(x, attrs).square().sum().backward()
             for name, layer in layers.items()
         }
         shape = f"{ATOMS} atoms, {CHANNELS} ch, l<={lmax} -> l<={lout}, nu={nu}"

@@ -307,6 +307,7 @@ Energies in eV (spread: standard deviation), force components in eV/Å:
   relaxed molecule ({relaxed:.6f} eV; alpha, beta, gamma = {relaxed_dihedrals} degrees). Frames
   stand in the order of time. The bond graph is the same in every frame.
 * `train_mixedT.xyz`: one third each at 300, 600 and 1200 K, in this order.
+* `test_all.xyz`: the three MD test sets in one file, with a `config_type` each, for MACE's error table.
 * `test_dih.xyz`: the relaxed molecule turned rigidly (the published scan is relaxed): beta = 120,
   150, 180 degrees, and for each of them gamma from 0 to 165 degrees in steps of 15.
 * `dihedrals` in the comment lines: alpha (C2-C3-O-CH2), beta (C3-O-CH2-C ipso) and gamma
@@ -359,6 +360,15 @@ def write_readme(out, seed, scale, relaxed):
     (out / "README.md").write_text(text, encoding="utf-8")
 
 
+def write_test_all(out):
+    """Join the three test sets; MACE's error table has a row per ``config_type``."""
+    text = ""
+    for name in ("test_300K", "test_600K", "test_1200K"):
+        frames = (out / f"{name}.xyz").read_text()
+        text += frames.replace(" energy=", f" config_type={name} energy=")
+    (out / "test_all.xyz").write_text(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Make a small 3BPA data set with GFN2-xTB.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the data files")
@@ -384,6 +394,7 @@ def main():
             frames += list(trajectory(relaxed, temperature, count, seed, label, work))
         write_frames(args.out / f"{name}.xyz", [label_frame(x, relaxed.symbols) for x in frames])
     write_frames(args.out / "test_dih.xyz", scan_frames(relaxed))
+    write_test_all(args.out)
     write_readme(args.out, args.seed, args.frames_scale, relaxed)
     print(f"finished after {(time.perf_counter() - began) / 60:.1f} min", flush=True)
 

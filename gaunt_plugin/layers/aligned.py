@@ -7,6 +7,7 @@ from typing import List
 import numpy as np
 import torch
 
+from gaunt_plugin.layers._edge_blocks import LARGE, sum_messages
 from gaunt_plugin.layers._edges import channels_last, check_edges, convolution_degrees, flat
 from gaunt_plugin.layers._irreps import o3
 from gaunt_plugin.layers._tables import TableModule
@@ -60,6 +61,7 @@ class AlignedConvolution(TableModule):
             irreps_in, irreps_edge, irreps_out
         )
         self.scalar = max(degrees_in) == 0
+        self.dim_out = sum(2 * L + 1 for L in degrees_out)
         needed = degrees_out if self.scalar else (1,)
         if not set(needed) <= set(degrees_edge):
             raise ValueError(
@@ -94,7 +96,7 @@ class AlignedConvolution(TableModule):
         starts = np.cumsum([0] + [2 * l + 1 for l in degrees_edge]).tolist()
         if self.scalar:
             # message[LM, L'] = delta_LL' Y_LM / sqrt(2L+1) * n_L
-            table = np.zeros((starts[-1], sum(self.dims_out), len(degrees_out)))
+            table = np.zeros((starts[-1], self.dim_out, len(degrees_out)))
             row = 0
             for k, L in enumerate(degrees_out):
                 begin = starts[degrees_edge.index(L)]
@@ -148,37 +150,69 @@ class AlignedConvolution(TableModule):
             self.dim_edge,
             self.weight_numel,
         )
-        nodes, edges = node_feats.shape[0], edge_attrs.shape[0]
-        dim_out = sum(self.dims_out)
         x = channels_last(node_feats, self.channels, self.dims_in)
-        x = x.index_select(0, edge_index[0])
-        weights = weights.view(edges, self.weight_numel // self.channels, self.channels)
+        weights = weights.view(-1, self.weight_numel // self.channels, self.channels)
         if self.scalar:
-            from_frame = (edge_attrs @ self.from_frame).view(edges, dim_out, len(self.dims_out))
-            local = weights * x
+            entries = edge_attrs
         else:
             # Component-normalised harmonics of degree 1 are sqrt(3) times the direction.
             directions = edge_attrs[:, self.direction : self.direction + 3] / 3**0.5
             entries = torch.cat([d.flatten(1) for d in self.rotation(directions)], dim=-1)
-            to_frame = (entries @ self.to_frame).view(edges, x.shape[1], self.frame_in)
-            from_frame = (entries @ self.from_frame).view(edges, dim_out, self.frame_out)
-            x = to_frame.transpose(1, 2) @ x  # eir,eic->erc
-            parts: List[torch.Tensor] = []
-            row, path = 0, 0
-            for m in range(self.mmax + 1):
-                a, b, signs = self.senders[m], self.receivers[m], 1 if m == 0 else 2
-                h = x[:, row : row + a * signs].view(edges, a, 1, signs, self.channels)
-                w = weights[:, path : path + a * b].view(edges, a, b, 1, self.channels)
-                local = h[:, 0] * w[:, 0]
-                for k in range(1, a):
-                    local = torch.addcmul(local, h[:, k], w[:, k])
-                parts.append(local.flatten(1, 2))
-                row += a * signs
-                path += a * b
-            local = torch.cat(parts, dim=1)
-        messages = from_frame @ local  # ejr,erc->ejc
-        out = torch.zeros([nodes, dim_out, self.channels], dtype=x.dtype, device=x.device)
-        return flat(out.index_add(0, edge_index[1], messages), self.dims_out)
+        return flat(self._sum(x, entries, weights, edge_index), self.dims_out)
+
+    def _sum(
+        self,
+        x: torch.Tensor,
+        entries: torch.Tensor,
+        weights: torch.Tensor,
+        edge_index: torch.Tensor,
+    ) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            if self._is_large(weights):
+                return self._sum_blocks(x, entries, weights, edge_index)
+        messages = self._messages(x.index_select(0, edge_index[0]), entries, weights)
+        out = torch.zeros([x.shape[0], self.dim_out, self.channels], dtype=x.dtype, device=x.device)
+        return out.index_add(0, edge_index[1], messages)
+
+    @torch.jit.unused
+    def _is_large(self, weights: torch.Tensor) -> bool:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return False
+        return weights.shape[0] * self.dim_out * self.channels > LARGE
+
+    @torch.jit.unused
+    def _sum_blocks(
+        self,
+        x: torch.Tensor,
+        entries: torch.Tensor,
+        weights: torch.Tensor,
+        edge_index: torch.Tensor,
+    ) -> torch.Tensor:
+        return sum_messages(self._messages, x, entries, weights, edge_index)
+
+    def _messages(
+        self, x: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Messages ``[edges, components, channels]`` of features of the senders."""
+        edges = x.shape[0]
+        from_frame = (entries @ self.from_frame).view(edges, self.dim_out, self.frame_out)
+        if self.scalar:
+            return from_frame @ (weights * x)  # ejl,elc->ejc
+        to_frame = (entries @ self.to_frame).view(edges, x.shape[1], self.frame_in)
+        x = to_frame.transpose(1, 2) @ x  # eir,eic->erc
+        parts: List[torch.Tensor] = []
+        row, path = 0, 0
+        for m in range(self.mmax + 1):
+            a, b, signs = self.senders[m], self.receivers[m], 1 if m == 0 else 2
+            h = x[:, row : row + a * signs].view(edges, a, 1, signs, self.channels)
+            w = weights[:, path : path + a * b].view(edges, a, b, 1, self.channels)
+            local = h[:, 0] * w[:, 0]
+            for k in range(1, a):
+                local = torch.addcmul(local, h[:, k], w[:, k])
+            parts.append(local.flatten(1, 2))
+            row += a * signs
+            path += a * b
+        return from_frame @ torch.cat(parts, dim=1)  # ejr,erc->ejc
 
     def extra_repr(self) -> str:
         return (

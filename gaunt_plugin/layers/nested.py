@@ -113,8 +113,12 @@ class NestedProducts(TableModule):
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
         weight = (node_attrs @ self.weight).view(-1, self.channels, self.repeat.shape[0])
         weight = weight @ self.repeat
-        inner = (x[..., self.pair_i] * x[..., self.pair_j]) @ self.pairs  # zcp,pd->zcd
-        target = (inner[..., self.take] * weight) @ self.gather  # zct,tk->zck
+        inner = (
+            x.index_select(-1, self.pair_i) * x.index_select(-1, self.pair_j)
+        ) @ self.pairs  # zcp,pd->zcd
+        target = (inner.index_select(-1, self.take) * weight) @ self.gather  # zct,tk->zck
         if not self.triple:
             return target
-        return (target[..., self.outer_k] * x[..., self.outer_l]) @ self.outer  # zco,oj->zcj
+        return (
+            target.index_select(-1, self.outer_k) * x.index_select(-1, self.outer_l)
+        ) @ self.outer  # zco,oj->zcj

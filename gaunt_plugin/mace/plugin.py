@@ -20,6 +20,7 @@ from gaunt_plugin.mace.models import ScaleShiftMACE
 
 _MODELS = ("MACE", "ScaleShiftMACE")
 _DEFAULTS = GauntConfig()
+_NO_LORA = "--lora wraps stock layers only and is not available for Gaunt models"
 
 
 def _register() -> None:
@@ -113,7 +114,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     if args.use_so3:
         parser.error("--use_so3 gives up parity, which Gaunt layers need; leave it out")
     if args.lora:
-        parser.error("--lora wraps stock layers only and is not available for Gaunt models")
+        parser.error(_NO_LORA)
     args.gaunt_correlation = config.correlation
 
 
@@ -121,6 +122,8 @@ def _build_model(args, model_config, model_config_foundation, heads):
     """MACE's builder, with the Gaunt model in place of ScaleShiftMACE where it is asked for."""
     if model_config_foundation is not None:
         if isinstance(model_config_foundation.get("cueq_config"), GauntConfig):
+            if args.lora:
+                raise ValueError(_NO_LORA)
             logging.info(f"Gaunt foundation model: {model_config_foundation['cueq_config']}")
             return ScaleShiftMACE(**model_config_foundation)
         if _is_stock(args):

@@ -86,14 +86,22 @@ def load_weights(path: str | Path, map_location: str = "cpu") -> ScaleShiftMACE:
         raise
     except Exception as error:
         raise ValueError(f"{path} is not a weights file of gaunt_plugin: {error}") from error
-    if not isinstance(content, dict) or "format" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise ValueError(f"{path} is not a weights file of gaunt_plugin")
     if content["format"] > FORMAT:
         raise ValueError(
             f"{path} has format {content['format']}, this version reads up to {FORMAT}: "
             "update gaunt_plugin"
         )
-    config = json.loads(content["config"])
+    try:
+        return _build(json.loads(content["config"]), content["state_dict"]).to(map_location)
+    except Exception as error:  # whatever is missing or of the wrong kind
+        raise ValueError(
+            f"{path} is not a weights file of gaunt_plugin: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _build(config: dict, state_dict: dict) -> ScaleShiftMACE:
     dtype = config.pop("dtype")
     config["cueq_config"] = GauntConfig.from_dict(config.pop("gaunt"))
     config["gate"] = modules.gate_dict[config["gate"]]
@@ -103,10 +111,10 @@ def load_weights(path: str | Path, map_location: str = "cpu") -> ScaleShiftMACE:
         config[name] = None if config[name] is None else o3.Irreps(config[name])
     for name in _ARRAYS:
         config[name] = np.asarray(config[name])
-    with default_dtype(getattr(torch, dtype)):
+    with default_dtype(dtype):
         model = ScaleShiftMACE(**config)
-    model.load_state_dict(content["state_dict"])
-    return model.to(map_location)
+    model.load_state_dict(state_dict)
+    return model
 
 
 def _gate_name(gate) -> str:

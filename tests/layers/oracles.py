@@ -6,7 +6,7 @@ are part of the meaning of a saved model.
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from gaunt_plugin.sphere import coupling_count, coupling_rms, nested_terms, powe
 GAIN_IN, GAIN_OUT = 10.0, 23.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner(l1, l2, l3):
     return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
 
@@ -32,7 +32,7 @@ def three_j_zero(a, b, c):
     return (-1) ** g * root * f(g) / (f(g - a) * f(g - b) * f(g - c))
 
 
-@lru_cache(maxsize=None)
+@cache
 def gaunt(l1, l2, l3):
     """Average of Y_l1m1 Y_l2m2 Y_l3m3 over the sphere.
 
@@ -199,7 +199,7 @@ def harmonics(l, direction):
     ).numpy()
 
 
-@lru_cache(maxsize=None)
+@cache
 def order_couplings(l1, l3, m):
     """Factors c with ``sum_l2 c_l2 wigner_3j(l1, l2, l3) . Y_l2(n)`` = D^l3 P_|m| D^l1^T.
 

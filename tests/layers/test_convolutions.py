@@ -62,7 +62,7 @@ def test_aligned_spans_every_coupling_of_clebsch_gordan(lmax_in):
                 )
                 solution = torch.linalg.lstsq(basis, y[fit].reshape(-1, 1)).solution
                 assert_close(new @ solution, y[fresh].reshape(-1, 1), "span")
-    assert paths == {0: 4, 1: 10, 2: 18}[lmax_in]
+    assert paths == {0: 4, 1: 10, 2: 17}[lmax_in]
 
 
 @pytest.mark.parametrize("irreps_in", ["0e", "0e+1o", "0e+1o+2e", "1o+3o"])

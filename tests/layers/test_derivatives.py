@@ -3,6 +3,7 @@ import torch
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
 
+from ..tolerances import assert_close
 from . import cases
 
 SMALL = {
@@ -62,3 +63,64 @@ def test_every_weight_matters(name):
     assert (x != 0).any(dim=-1).any()
     for gradient, parameter in zip(others[1:], parameters, strict=False):
         assert (gradient != 0).all(), parameter
+
+
+LARGE = {
+    # More numbers on the grid, or in messages, than the layers treat at once.
+    "power": lambda: GauntManyBody("32x0e+32x1o", "32x0e+32x1o", 3, cases.ELEMENTS),
+    "paper": lambda: GauntManyBody("64x0e+64x1o", "64x0e+64x1o", 4, cases.ELEMENTS, "paper"),
+    "full": lambda: GauntManyBody("16x0e+16x1o", "16x0e+16x1o", 3, cases.ELEMENTS, "full"),
+    "gaunt": lambda: GauntConvolution("8x0e+8x1o", "0e+1o", "8x0e+8x1o"),
+    "aligned": lambda: AlignedConvolution("64x1o", "1o", "64x1o"),
+    "aligned scalars": lambda: AlignedConvolution("64x0e", "0e+1o", "64x0e+64x1o"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_inputs_are_the_sum_of_small_ones(name):
+    """Value, first and second derivatives, as training on forces takes them."""
+    layer = LARGE[name]()
+    inputs = cases.inputs(layer, nodes=200, edges=22_000)
+    whole = force_training(layer, inputs, [slice(None)])
+    count = len(inputs[1])
+    step = -(-count // 8)
+    pieces = force_training(layer, inputs, [slice(i, i + step) for i in range(0, count, step)])
+    for a, b in zip(whole, pieces, strict=True):
+        assert_close(a, b, "oracle")
+
+
+def force_training(layer, inputs, pieces):
+    """Energy, its gradients in the inputs, and the gradients of the sum of their squares."""
+    inputs = [t.clone().requires_grad_() if t.is_floating_point() else t for t in inputs]
+    leaves = [t for t in inputs if t.requires_grad]
+    energy = 0
+    for piece in pieces:
+        if isinstance(layer, GauntManyBody):
+            rows = [t[piece] for t in inputs]
+        else:
+            x, vectors, weights, edge_index = inputs
+            rows = [x, vectors[piece], weights[piece], edge_index[:, piece]]
+        out = cases.run(layer, rows)
+        energy = energy + (out * torch.cos(torch.arange(out.shape[1], dtype=out.dtype))).sum()
+    first = torch.autograd.grad(energy, leaves, create_graph=True)
+    loss = sum(g.square().sum() for g in first)
+    second = torch.autograd.grad(loss, [*leaves, *layer.parameters()], materialize_grads=True)
+    return [energy, *first, *second]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_hessians_in_one_sweep(name):
+    """As MACE computes them: the second backward pass under vmap."""
+    function, inputs = function_and_inputs(name)
+    variable = inputs[1 if name in cases.CONVOLUTIONS else 0]
+    (first,) = torch.autograd.grad(function(*inputs).sum(), variable, create_graph=True)
+
+    def row(direction):
+        return torch.autograd.grad(first.flatten(), variable, direction, retain_graph=True)[0]
+
+    directions = torch.eye(variable.numel())
+    expected = torch.stack([row(v) for v in directions])
+    assert expected.abs().max() > 0
+    assert_close(torch.vmap(row)(directions), expected, "oracle")
+    matrix = expected.view(variable.numel(), -1)
+    assert_close(matrix, matrix.T, "oracle")

@@ -128,7 +128,7 @@ def test_few_nodes(name, nodes):
 def test_weights_mix_soft_elements():
     """node_attrs need not be one-hot: the weights are then averaged."""
     layer = cases.BUILD["linear"]()
-    x, one_hot = cases.inputs(layer, nodes=1)
+    x, _ = cases.inputs(layer, nodes=1)
     soft = torch.tensor([[0.25, 0.75, 0.0]])
     parts = [layer(x, torch.eye(3)[i : i + 1]) for i in range(2)]
     assert_close(layer(x, soft), 0.25 * parts[0] + 0.75 * parts[1], "oracle")

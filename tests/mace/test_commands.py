@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from gaunt_plugin.mace.models import ScaleShiftMACE
 
@@ -132,7 +133,7 @@ def test_lammps_export_needs_neither_mace_nor_us(workshop, two_heads, load, tmp_
     for path, eager, tolerance in zip(paths, expected, (2e-3, 1e-9)):
         out = torch.load(path + ".out", weights_only=True)
         for key, value in (
-            ("total_energy_local", eager["energy"][0]),
+            ("total_energy_local", eager["energy"]),
             ("forces", eager["forces"]),
             ("virials", eager["virials"]),
         ):
@@ -165,15 +166,13 @@ def test_convert_device(workshop, single, load):
 
 
 def test_restart_goes_on_where_it_stopped(workshop):
-    stopped, straight = workshop.folder("stopped"), workshop.folder("straight")
+    folder = workshop.folder("restart")
     options = {"plugin": "gaunt", "ema": True, "correlation": 3}
-    workshop.train(stopped, **options, max_num_epochs=2)
-    output = workshop.train(stopped, **options, max_num_epochs=3, restart_latest=True)
-    assert "Loading checkpoint" in output
-    assert "Epoch 2" in output
-    assert "Epoch 1:" not in output
-    workshop.train(straight, **options, max_num_epochs=2)
-    assert (straight / "checkpoints").exists()
+    workshop.train(folder, **options, max_num_epochs=2)
+    output = workshop.train(folder, **options, max_num_epochs=3, restart_latest=True)
+    assert "Loading checkpoint: ./checkpoints/run_run-1_epoch-1.pt" in output
+    assert "Epoch 2:" in output
+    assert "Epoch 0:" not in output
 
 
 def label(source, target, calculator, symbols="CHNO"):
@@ -181,14 +180,21 @@ def label(source, target, calculator, symbols="CHNO"):
     frames = []
     for atoms in ase.io.read(source, ":"):
         atoms = atoms[[atom.symbol in symbols for atom in atoms]]
-        atoms.calc = calculator
-        atoms.get_forces()
+        results = {"forces": calculator.get_forces(atoms)}
+        results["energy"] = calculator.get_potential_energy(atoms)
+        atoms.calc = SinglePointCalculator(atoms, **results)
         frames.append(atoms)
     ase.io.write(target, frames)
 
 
-@pytest.mark.parametrize("symbols", ["CHNO", "CH"])
-def test_fine_tuning_starts_at_the_foundation(workshop, single, load, errors, symbols):
+@pytest.mark.parametrize(
+    ("symbols", "e0s"),
+    [
+        ("CHNO", "{1: -10.707211, 6: -48.798080, 7: -70.908087, 8: -102.521807}"),
+        ("CH", "{1: -10.707211, 6: -48.798080}"),
+    ],
+)
+def test_fine_tuning_starts_at_the_foundation(workshop, single, load, errors, symbols, e0s):
     folder = workshop.folder(f"naive_{symbols}")
     calculator = MACECalculator(single / "run.model", default_dtype="float64")
     for name in ("train.xyz", "valid.xyz"):
@@ -198,6 +204,7 @@ def test_fine_tuning_starts_at_the_foundation(workshop, single, load, errors, sy
         plugin="gaunt",
         foundation_model=str(single / "run.model"),
         multiheads_finetuning=False,
+        E0s=e0s,
         lr=1e-4,
     )
     assert errors(output) == {"Default": 0.0}  # the labels are the foundation's own
