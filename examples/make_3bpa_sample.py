@@ -307,7 +307,8 @@ Energies in eV (spread: standard deviation), force components in eV/Å:
   relaxed molecule ({relaxed:.6f} eV; alpha, beta, gamma = {relaxed_dihedrals} degrees). Frames
   stand in the order of time. The bond graph is the same in every frame.
 * `train_mixedT.xyz`: one third each at 300, 600 and 1200 K, in this order.
-* `test_all.xyz`: the three MD test sets in one file, with a `config_type` each, for MACE's error table.
+* `test_all.xyz`: the three MD test sets in one file, with a `config_type` each, for MACE's error
+  table.
 * `test_dih.xyz`: the relaxed molecule turned rigidly (the published scan is relaxed): beta = 120,
   150, 180 degrees, and for each of them gamma from 0 to 165 degrees in steps of 15.
 * `dihedrals` in the comment lines: alpha (C2-C3-O-CH2), beta (C3-O-CH2-C ipso) and gamma

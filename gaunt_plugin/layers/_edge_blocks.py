@@ -26,7 +26,8 @@ def sum_messages(
     Args:
         message: differentiable function of three tensors with one row per edge.
         x: ``[nodes, ...]``.
-        edge, weights: ``[edges, ...]``.
+        edge: ``[edges, ...]``.
+        weights: ``[edges, ...]``.
         index: ``[2, edges]``, senders and receivers.
     """
     return _Sum.apply(message, x, edge, weights, index)

@@ -167,7 +167,8 @@ class AlignedConvolution(TableModule):
         weights: torch.Tensor,
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
-        if not torch.jit.is_scripting():
+        # Not one condition: TorchScript compiles the right-hand side of `and`.
+        if not torch.jit.is_scripting():  # noqa: SIM102
             if self._is_large(weights):
                 return self._sum_blocks(x, entries, weights, edge_index)
         messages = self._messages(x.index_select(0, edge_index[0]), entries, weights)

@@ -113,12 +113,10 @@ class NestedProducts(TableModule):
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
         weight = (node_attrs @ self.weight).view(-1, self.channels, self.repeat.shape[0])
         weight = weight @ self.repeat
-        inner = (
-            x.index_select(-1, self.pair_i) * x.index_select(-1, self.pair_j)
-        ) @ self.pairs  # zcp,pd->zcd
+        products = x.index_select(-1, self.pair_i) * x.index_select(-1, self.pair_j)
+        inner = products @ self.pairs  # zcp,pd->zcd
         target = (inner.index_select(-1, self.take) * weight) @ self.gather  # zct,tk->zck
         if not self.triple:
             return target
-        return (
-            target.index_select(-1, self.outer_k) * x.index_select(-1, self.outer_l)
-        ) @ self.outer  # zco,oj->zcj
+        products = target.index_select(-1, self.outer_k) * x.index_select(-1, self.outer_l)
+        return products @ self.outer  # zco,oj->zcj
