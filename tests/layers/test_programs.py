@@ -126,7 +126,8 @@ def test_torch_compile_serves_all_sizes_with_one_graph(name):
         return graph
 
     compiled = torch.compile(layer, fullgraph=True, backend=backend, dynamic=True)
-    for nodes, edges in ((6, 10), (4, 7), (9, 30)):
+    # No size is that of another axis, which the compiler would take for the same.
+    for nodes, edges in ((17, 41), (13, 37), (19, 53)):
         assert_same_program(
             compiled, layer, cases.arguments(layer, cases.inputs(layer, nodes, edges))
         )
