@@ -49,10 +49,18 @@ def check_edges(
     dim_edge: int,
     numel: int,
 ) -> None:
+    """Raise ValueError unless shapes and dtypes of a convolution's arguments fit."""
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+        raise ValueError(f"edge_index must be [2, edges], got {list(edge_index.shape)}")
     edges = edge_index.shape[1]
-    if x.shape[-1] != dim_in:
+    if x.dim() != 2 or x.shape[1] != dim_in:
         raise ValueError(f"node features must be [nodes, {dim_in}], got {list(x.shape)}")
-    if edge_attrs.shape[0] != edges or edge_attrs.shape[1] != dim_edge:
+    if edge_attrs.dim() != 2 or list(edge_attrs.shape) != [edges, dim_edge]:
         raise ValueError(f"edge_attrs must be [{edges}, {dim_edge}], got {list(edge_attrs.shape)}")
-    if weights.shape[0] != edges or weights.shape[1] != numel:
+    if weights.dim() != 2 or list(weights.shape) != [edges, numel]:
         raise ValueError(f"weights must be [{edges}, {numel}], got {list(weights.shape)}")
+    if x.dtype != edge_attrs.dtype or x.dtype != weights.dtype:
+        raise ValueError(
+            "node features, edge_attrs and weights must be of one dtype, got "
+            f"{x.dtype}, {edge_attrs.dtype} and {weights.dtype}"
+        )

@@ -129,10 +129,14 @@ class GauntManyBody(torch.nn.Module):
             raise ValueError(
                 f"x must be [nodes, {self.channels}, {self.dims_in}], got {list(x.shape)}"
             )
-        if node_attrs.shape[-1] != self.num_elements:
+        if node_attrs.dim() != 2 or list(node_attrs.shape) != [x.shape[0], self.num_elements]:
             raise ValueError(
-                f"node_attrs must be one-hot [nodes, {self.num_elements}], "
+                f"node_attrs must be one-hot [{x.shape[0]}, {self.num_elements}], "
                 f"got {list(node_attrs.shape)}"
+            )
+        if x.dtype != node_attrs.dtype:
+            raise ValueError(
+                f"x and node_attrs must be of one dtype, got {x.dtype} and {node_attrs.dtype}"
             )
         out = torch.zeros(
             [x.shape[0], self.channels, sum(self.dims_out)], dtype=x.dtype, device=x.device
