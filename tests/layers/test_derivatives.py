@@ -71,8 +71,8 @@ LARGE = {
     "paper": lambda: GauntManyBody("64x0e+64x1o", "64x0e+64x1o", 4, cases.ELEMENTS, "paper"),
     "full": lambda: GauntManyBody("16x0e+16x1o", "16x0e+16x1o", 3, cases.ELEMENTS, "full"),
     "gaunt": lambda: GauntConvolution("8x0e+8x1o", "0e+1o", "8x0e+8x1o"),
-    "aligned": lambda: AlignedConvolution("64x1o", "1o", "64x1o"),
-    "aligned scalars": lambda: AlignedConvolution("64x0e", "0e+1o", "64x0e+64x1o"),
+    "aligned": lambda: AlignedConvolution("256x1o", "1o", "256x1o"),
+    "aligned scalars": lambda: AlignedConvolution("256x0e", "0e+1o", "256x0e+256x1o"),
 }
 
 
@@ -80,7 +80,7 @@ LARGE = {
 def test_large_inputs_are_the_sum_of_small_ones(name):
     """Value, first and second derivatives, as training on forces takes them."""
     layer = LARGE[name]()
-    inputs = cases.inputs(layer, nodes=200, edges=22_000)
+    inputs = cases.inputs(layer, nodes=200, edges=5_500)
     whole = force_training(layer, inputs, [slice(None)])
     count = len(inputs[1])
     step = -(-count // 8)

@@ -41,8 +41,8 @@ def test_full_spans_maces_contraction(lmax, correlation):
     fit, fresh = slice(20), slice(20, 40)
     basis = outputs_per_weight(full, x[fit], one[fit])
     new = outputs_per_weight(full, x[fresh], one[fresh])
+    stock = mace.SymmetricContraction(irreps_in, irreps_out, correlation, num_elements=1)
     for _ in range(2):
-        stock = mace.SymmetricContraction(irreps_in, irreps_out, correlation, num_elements=1)
         with torch.no_grad():
             for w in stock.parameters():
                 w.normal_()
