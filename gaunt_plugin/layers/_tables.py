@@ -38,9 +38,11 @@ class TableModule(torch.nn.Module):
         self._tables: dict[str, np.ndarray] = {}
 
     def register_table(self, name: str, values: np.ndarray) -> None:
-        """Register float64 ``values`` as the buffer ``name`` in the default dtype."""
-        self._tables[name] = np.ascontiguousarray(values, dtype=np.float64)
-        table = torch.tensor(self._tables[name], dtype=torch.get_default_dtype())
+        """Register ``values`` as the buffer ``name``; integers are indices, int64."""
+        indices = np.issubdtype(np.asarray(values).dtype, np.integer)
+        self._tables[name] = np.ascontiguousarray(values, np.int64 if indices else np.float64)
+        dtype = torch.int64 if indices else torch.get_default_dtype()
+        table = torch.tensor(self._tables[name], dtype=dtype)
         self.register_buffer(name, table, persistent=False)
 
     def _apply(self, fn, recurse: bool = True):
@@ -48,6 +50,6 @@ class TableModule(torch.nn.Module):
         for name, values in self._tables.items():
             table = self._buffers[name]
             # Meta tensors have no values to restore.
-            if table.dtype.is_floating_point and table.device.type != "meta":
+            if table.device.type != "meta":
                 self._buffers[name] = torch.tensor(values, dtype=table.dtype, device=table.device)
         return self

@@ -15,6 +15,7 @@ from gaunt_plugin.sphere import (
     coupling_count,
     coupling_rms,
     degree_of_component,
+    nested_terms,
     power_rms,
     quadrature,
     real_harmonics,
@@ -119,7 +120,8 @@ class GauntManyBody(torch.nn.Module):
             self.orders.append(_Linear(*args))
         if parametrization == "full":
             for n in range(2, correlation + 1):
-                self.orders.append(NestedProducts(*args, correlation=n))
+                if any(nested_terms(degrees_in, n, L) for L in degrees_out):
+                    self.orders.append(NestedProducts(*args, correlation=n))
         elif correlation > 1:
             copies = views if parametrization == "power" else 0
             self.orders.append(_Powers(*args, correlation, copies))
@@ -184,7 +186,7 @@ class _Linear(TableModule):
         self.weight = element_weights(num_elements, channels, len(common))
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
-        weight = (node_attrs @ self.weight).view(-1, self.channels, self.repeat.shape[0])
+        weight = (node_attrs @ self.weight).view(x.shape[0], self.channels, self.repeat.shape[0])
         # zci,ij->zcj and zcl,lj->zcj
         return (x @ self.pick) * (weight @ self.repeat)
 
@@ -236,7 +238,7 @@ class _Powers(TableModule):
             x = x.unsqueeze(1)
         else:
             weight = (node_attrs @ weight_in).view(
-                -1, self.copies, self.channels, self.repeat_in.shape[0]
+                nodes, self.copies, self.channels, self.repeat_in.shape[0]
             )
             # zci,zvcl,li->zvci
             x = x.unsqueeze(1) * (weight @ self.repeat_in)

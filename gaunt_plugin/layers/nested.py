@@ -63,8 +63,8 @@ class NestedProducts(TableModule):
         i, j = np.triu_indices(dim_in)
         off_diagonal = 1 - np.eye(dim_in)[:, :, None]
         symmetric = pairs + off_diagonal * pairs.transpose(1, 0, 2)
-        self.register_buffer("pair_i", torch.from_numpy(i.copy()), persistent=False)
-        self.register_buffer("pair_j", torch.from_numpy(j.copy()), persistent=False)
+        self.register_table("pair_i", i)
+        self.register_table("pair_j", j)
         self.register_table("pairs", symmetric[i, j])
 
         # A term's weight multiplies its inner components; they are summed per target: the output
@@ -84,7 +84,7 @@ class NestedProducts(TableModule):
         repeat[weight_of, range(len(take))] = np.asarray(scale)[weight_of]
         gather = np.zeros((len(take), dim_target))
         gather[range(len(take)), into] = 1.0
-        self.register_buffer("take", torch.tensor(take), persistent=False)
+        self.register_table("take", np.array(take, dtype=np.int64))
         self.register_table("repeat", repeat)
         self.register_table("gather", gather)
 
@@ -98,8 +98,8 @@ class NestedProducts(TableModule):
                     row = np.zeros(dim_out)
                     row[slices_out[L]] = _unit_gaunt(k, c, L)[ik, ic]
                     outer.append(row)
-        self.register_buffer("outer_k", torch.tensor(outer_k, dtype=torch.long), persistent=False)
-        self.register_buffer("outer_l", torch.tensor(outer_l, dtype=torch.long), persistent=False)
+        self.register_table("outer_k", np.array(outer_k, dtype=np.int64))
+        self.register_table("outer_l", np.array(outer_l, dtype=np.int64))
         self.register_table("outer", np.asarray(outer).reshape(-1, dim_out))
         self.weight = element_weights(num_elements, channels, len(terms), std=1 / GAIN_OUT)
 
@@ -111,7 +111,7 @@ class NestedProducts(TableModule):
         return GAIN_OUT / math.sqrt(paths * own)
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
-        weight = (node_attrs @ self.weight).view(-1, self.channels, self.repeat.shape[0])
+        weight = (node_attrs @ self.weight).view(x.shape[0], self.channels, self.repeat.shape[0])
         weight = weight @ self.repeat
         products = x.index_select(-1, self.pair_i) * x.index_select(-1, self.pair_j)
         inner = products @ self.pairs  # zcp,pd->zcd

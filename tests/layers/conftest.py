@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+# The tensors here are small: threads that wait for each other cost more than they give.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _double():
