@@ -13,7 +13,7 @@ import torch
 
 # Numbers per edge times edges beyond which recomputing pays, and per block.
 LARGE = 1 << 22
-_BLOCK = 1 << 19
+_BLOCK = 1 << 17
 
 
 def sum_messages(
