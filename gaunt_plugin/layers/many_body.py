@@ -122,7 +122,11 @@ class GauntManyBody(torch.nn.Module):
             for n in range(2, correlation + 1):
                 if any(nested_terms(degrees_in, n, L) for L in degrees_out):
                     self.orders.append(NestedProducts(*args, correlation=n))
-        elif correlation > 1:
+        elif any(
+            power_rms(degrees_in, n, L, parametrization == "power") > 0
+            for n in range(2, correlation + 1)
+            for L in degrees_out
+        ):
             copies = views if parametrization == "power" else 0
             self.orders.append(_Powers(*args, correlation, copies))
 

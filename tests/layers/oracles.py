@@ -99,8 +99,9 @@ def many_body(layer, x, elements):
 
     if layer.parametrization == "full":
         for nu in range(2, layer.contraction_degree + 1):
-            add_nested(out, f, nu, weights[f"orders.{order}.weight"], ls, ls_out)
-            order += 1
+            if any(nested_terms(tuple(ls), nu, L) for L in ls_out):
+                add_nested(out, f, nu, weights[f"orders.{order}.weight"], ls, ls_out)
+                order += 1
     elif layer.contraction_degree > 1:
         add_powers(
             out,
@@ -141,7 +142,9 @@ def add_powers(out, f, correlation, weight_in, weight_out):
         for L in out
         if power_rms(ls, nu, L, weight_in is not None)
     ]
-    views = weight_out.shape[1] // (channels * len(rows)) if rows else 1
+    if not rows:
+        return
+    views = weight_out.shape[1] // (channels * len(rows))
     weight_out = weight_out.reshape(nodes, views, channels, len(rows))
     for v in range(views):
         if weight_in is None:
