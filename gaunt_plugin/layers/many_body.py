@@ -24,7 +24,7 @@ from gaunt_plugin.sphere import (
 PARAMETRIZATIONS = ("power", "paper", "full")
 MAX_CORRELATION = 8
 
-_GAIN_IN = 10.0  # the same for the weights of the copies; measured
+_GAIN_IN = 10.0  # as GAIN_OUT, for the weights of the copies; measured
 
 
 class GauntManyBody(torch.nn.Module):
@@ -159,15 +159,6 @@ class GauntManyBody(torch.nn.Module):
         )
 
 
-def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
-    out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
-    row = column = 0
-    for block in blocks:
-        out[row : row + len(block), column : column + block.shape[1]] = block
-        row, column = row + len(block), column + block.shape[1]
-    return out
-
-
 class _Linear(TableModule):
     """``w_zcL A_LM``, the term of order one."""
 
@@ -200,7 +191,7 @@ class _Powers(TableModule):
 
     def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation, copies):
         super().__init__()
-        self.channels, self.copies, self.correlation = channels, copies, correlation
+        self.channels, self.copies = channels, copies
         rule = quadrature(correlation * max(degrees_in) + max(degrees_out))
         harmonics = real_harmonics(degrees_in, rule.nodes).T
         to_degree = [1 / math.sqrt(2 * l + 1) for l in degrees_in]
@@ -230,7 +221,9 @@ class _Powers(TableModule):
             repeat_out.append(GAIN_OUT * repeat_matrix(degrees_out)[reached])
         self.register_table("from_grid", np.stack(from_grid))
         # [weights, orders * components]: one weight per order and reached degree.
-        self.register_table("repeat_out", _block_diagonal(repeat_out))
+        self.register_table(
+            "repeat_out", torch.block_diag(*map(torch.from_numpy, repeat_out)).numpy()
+        )
         self.weight_out = element_weights(
             num_elements, copies, channels, len(self.repeat_out), std=1 / GAIN_OUT
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import lru_cache
 
 import numpy as np
 
@@ -68,6 +69,7 @@ def coupling_rms(degrees: tuple[int, ...], correlation: int, l_out: int) -> floa
     return math.sqrt(norm / count) / math.sqrt(count)
 
 
+@lru_cache(maxsize=1024)  # a layer asks whether an order couples, then for its scale
 def power_rms(
     degrees: tuple[int, ...], correlation: int, l_out: int, random_weights: bool
 ) -> float:
