@@ -8,7 +8,7 @@ import torch
 with torch.serialization.safe_globals([slice]):
     from e3nn import o3
 
-__all__ = ["degrees_of", "o3"]
+__all__ = ["degrees_of", "functions_of", "o3"]
 
 
 def degrees_of(irreps: o3.Irreps | str, name: str) -> tuple[int, tuple[int, ...]]:
@@ -29,3 +29,17 @@ def degrees_of(irreps: o3.Irreps | str, name: str) -> tuple[int, tuple[int, ...]
     if list(degrees) != sorted(set(degrees)):
         raise ValueError(f"{name} must list each degree once, in increasing order, got {irreps}")
     return irreps[0].mul, degrees
+
+
+def functions_of(irreps: o3.Irreps | str, name: str) -> tuple[int, list[tuple[int, bool]]]:
+    """Multiplicity and, per irrep, its degree and whether its parity is pseudo, ``-(-1)^l``.
+
+    Raises:
+        ValueError: different multiplicities, or an irrep listed twice.
+    """
+    irreps = o3.Irreps(irreps)
+    if not irreps or len({mul for mul, _ in irreps}) != 1 or irreps[0].mul < 1:
+        raise ValueError(f"{name} must have one multiplicity for all irreps, got {irreps}")
+    if len({ir for _, ir in irreps}) != len(irreps):
+        raise ValueError(f"{name} must list each irrep once, got {irreps}")
+    return irreps[0].mul, [(ir.l, ir.p != (-1) ** ir.l) for _, ir in irreps]
