@@ -6,14 +6,14 @@ from typing import List
 
 import torch
 
-from gaunt_plugin.layers._irreps import degrees_of, o3
+from gaunt_plugin.layers._irreps import Irreps, degrees_of
 
 
-def edge_degrees(irreps_edge: o3.Irreps | str) -> tuple[int, ...]:
+def edge_degrees(irreps_edge: Irreps | str) -> tuple[int, ...]:
     """Degrees of the harmonics of the edges, natural parity, one channel; else ValueError."""
     channels, degrees = degrees_of(irreps_edge, "irreps_edge")
     if channels != 1:
-        raise ValueError(f"irreps_edge must have multiplicity 1, got {o3.Irreps(irreps_edge)}")
+        raise ValueError(f"irreps_edge must have multiplicity 1, got {Irreps(irreps_edge)}")
     return degrees
 
 
@@ -22,7 +22,7 @@ def check_channels(irreps_in, channels: int, irreps_out, channels_out: int) -> N
     if channels != channels_out:
         raise ValueError(
             "irreps_in and irreps_out must have the same multiplicity, got "
-            f"{o3.Irreps(irreps_in)} and {o3.Irreps(irreps_out)}"
+            f"{Irreps(irreps_in)} and {Irreps(irreps_out)}"
         )
 
 

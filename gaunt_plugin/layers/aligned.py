@@ -15,7 +15,7 @@ from gaunt_plugin.layers._edges import (
     edge_degrees,
     flat,
 )
-from gaunt_plugin.layers._irreps import functions_of, o3
+from gaunt_plugin.layers._irreps import Irreps, functions_of
 from gaunt_plugin.layers._tables import TableModule
 from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.rotation import EdgeRotation
@@ -61,14 +61,14 @@ class AlignedConvolution(TableModule):
 
     def __init__(
         self,
-        irreps_in: o3.Irreps | str,
-        irreps_edge: o3.Irreps | str,
-        irreps_out: o3.Irreps | str,
+        irreps_in: Irreps | str,
+        irreps_edge: Irreps | str,
+        irreps_out: Irreps | str,
     ) -> None:
         super().__init__()
-        self.irreps_in = o3.Irreps(irreps_in)
-        self.irreps_edge = o3.Irreps(irreps_edge)
-        self.irreps_out = o3.Irreps(irreps_out)
+        self.irreps_in = Irreps(irreps_in)
+        self.irreps_edge = Irreps(irreps_edge)
+        self.irreps_out = Irreps(irreps_out)
         channels, inputs = functions_of(irreps_in, "irreps_in")
         channels_out, outputs = functions_of(irreps_out, "irreps_out")
         degrees_edge = edge_degrees(irreps_edge)

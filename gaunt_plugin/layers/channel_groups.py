@@ -8,7 +8,7 @@ from typing import List
 import torch
 
 from gaunt_plugin.layers._edges import edge_degrees
-from gaunt_plugin.layers._irreps import o3
+from gaunt_plugin.layers._irreps import Irrep, Irreps
 from gaunt_plugin.layers.aligned import AlignedConvolution
 
 
@@ -36,13 +36,13 @@ class GroupedConvolution(torch.nn.Module):
 
     def __init__(
         self,
-        irreps_in: o3.Irreps | str,
-        irreps_edge: o3.Irreps | str,
-        irreps_wanted: o3.Irreps | str,
+        irreps_in: Irreps | str,
+        irreps_edge: Irreps | str,
+        irreps_wanted: Irreps | str,
     ) -> None:
         super().__init__()
-        self.irreps_in = o3.Irreps(irreps_in)
-        wanted = sorted({ir for _, ir in o3.Irreps(irreps_wanted)})
+        self.irreps_in = Irreps(irreps_in)
+        wanted = sorted({ir for _, ir in Irreps(irreps_wanted)})
         if len({ir for _, ir in self.irreps_in}) != len(self.irreps_in):
             raise ValueError(f"irreps_in must list each irrep once, got {self.irreps_in}")
         degrees_edge = edge_degrees(irreps_edge)
@@ -50,7 +50,7 @@ class GroupedConvolution(torch.nn.Module):
         bounds = sorted({0} | {mul for mul, _ in self.irreps_in})
         self.groups = torch.nn.ModuleList()
         self.slices = []  # per group and irrep: begin and end in x
-        irreps_out = o3.Irreps("")
+        irreps_out = Irreps("")
         for low, high in itertools.pairwise(bounds):
             irs = [ir for mul, ir in self.irreps_in if mul >= high]
             reached = [ir for ir in wanted if _reaches(irs, degrees_edge, ir)]
@@ -87,7 +87,7 @@ class GroupedConvolution(torch.nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def _reaches(irs: list[o3.Irrep], degrees_edge: tuple[int, ...], wanted: o3.Irrep) -> bool:
+def _reaches(irs: list[Irrep], degrees_edge: tuple[int, ...], wanted: Irrep) -> bool:
     """Whether a message of features ``irs`` can have the irrep ``wanted``."""
     kinds = {(ir.l, ir.p * (-1) ** ir.l) for ir in irs}
     kind = wanted.p * (-1) ** wanted.l

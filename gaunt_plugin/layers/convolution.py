@@ -12,7 +12,7 @@ from gaunt_plugin.layers._edges import (
     edge_degrees,
     flat,
 )
-from gaunt_plugin.layers._irreps import degrees_of, o3
+from gaunt_plugin.layers._irreps import Irreps, degrees_of
 from gaunt_plugin.layers._tables import TableModule, repeat_matrix
 from gaunt_plugin.sphere import gaunt, quadrature, real_harmonics
 
@@ -53,14 +53,14 @@ class GauntConvolution(TableModule):
 
     def __init__(
         self,
-        irreps_in: o3.Irreps | str,
-        irreps_edge: o3.Irreps | str,
-        irreps_out: o3.Irreps | str,
+        irreps_in: Irreps | str,
+        irreps_edge: Irreps | str,
+        irreps_out: Irreps | str,
     ) -> None:
         super().__init__()
-        self.irreps_in = o3.Irreps(irreps_in)
-        self.irreps_edge = o3.Irreps(irreps_edge)
-        self.irreps_out = o3.Irreps(irreps_out)
+        self.irreps_in = Irreps(irreps_in)
+        self.irreps_edge = Irreps(irreps_edge)
+        self.irreps_out = Irreps(irreps_out)
         channels, degrees_in = degrees_of(irreps_in, "irreps_in")
         channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
         degrees_edge = edge_degrees(irreps_edge)

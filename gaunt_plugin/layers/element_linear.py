@@ -6,7 +6,7 @@ from typing import List, Optional
 
 import torch
 
-from gaunt_plugin.layers._irreps import o3
+from gaunt_plugin.layers._irreps import Irrep, Irreps
 from gaunt_plugin.layers._tracing import is_traced
 
 # Numbers in the result before the sum over attributes, from which grouping by element pays.
@@ -40,13 +40,13 @@ class ElementLinear(torch.nn.Module):
     """
 
     def __init__(
-        self, irreps_in: o3.Irreps | str, irreps_attrs: o3.Irreps | str, irreps_out: o3.Irreps | str
+        self, irreps_in: Irreps | str, irreps_attrs: Irreps | str, irreps_out: Irreps | str
     ) -> None:
         super().__init__()
-        self.irreps_in = o3.Irreps(irreps_in)
-        self.irreps_out = o3.Irreps(irreps_out)
-        attrs = o3.Irreps(irreps_attrs)
-        if len(attrs) != 1 or attrs[0].ir != o3.Irrep("0e"):
+        self.irreps_in = Irreps(irreps_in)
+        self.irreps_out = Irreps(irreps_out)
+        attrs = Irreps(irreps_attrs)
+        if len(attrs) != 1 or attrs[0].ir != Irrep("0e"):
             raise ValueError(f"irreps_attrs must be even scalars, Ax0e, got {attrs}")
         self.num_attrs = attrs[0].mul
         slices_in, slices_out = self.irreps_in.slices(), self.irreps_out.slices()

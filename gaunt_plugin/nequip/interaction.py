@@ -1,11 +1,10 @@
 """Gaunt counterpart of NequIP's interaction block."""
 
-from __future__ import annotations
-
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
-from e3nn.o3 import Irreps, Linear
+from e3nn.o3._irreps import Irreps
+from e3nn.o3._linear import Linear
 from nequip.data import AtomicDataDict
 from nequip.nn._ghost_exchange_base import NoOpGhostExchangeModule
 from nequip.nn._graph_mixin import GraphModuleMixin

@@ -3,7 +3,8 @@
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
-from gaunt_plugin.layers._irreps import o3
+
+from ..e3nn_o3 import o3
 
 ELEMENTS = 3
 

@@ -11,8 +11,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._irreps import o3
 from gaunt_plugin.sphere import coupling_count, coupling_rms, nested_terms, power_rms
+
+from ..e3nn_o3 import o3
 
 GAIN_IN, GAIN_OUT = 10.0, 23.0
 

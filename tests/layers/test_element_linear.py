@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import ElementLinear
-from gaunt_plugin.layers._irreps import o3
 
+from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 
 ATTRIBUTES = 4

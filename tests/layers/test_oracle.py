@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gaunt_plugin import sphere
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
-from gaunt_plugin.layers._irreps import o3
 
+from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 from . import oracles
 

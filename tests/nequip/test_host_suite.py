@@ -7,7 +7,7 @@ from nequip.utils.unittests.model_tests import BaseEnergyModelTests
 COMMON = {
     "_target_": "gaunt_plugin.nequip.GauntNequIPGNNModel",
     "seed": 123,
-    "type_names": ["H", "C", "O", "Cu"],
+    "type_names": ["H", "C", "O"],
     "r_max": 4.0,
     "avg_num_neighbors": 20.0,
     "radial_mlp_depth": 1,
@@ -20,7 +20,7 @@ MODELS = {
         "l_max": 2,
         "num_features": [6, 2, 3],
         "parity": False,
-        "avg_num_neighbors": {"H": 3.0, "C": 5.0, "O": 7.0, "Cu": 30.0},
+        "avg_num_neighbors": {"H": 3.0, "C": 5.0, "O": 7.0},
         "radial_mlp_depth": 0,
     },
     "many-body product": {
@@ -30,8 +30,8 @@ MODELS = {
         "parity": False,
         "correlation": [2, 3],
         "per_type_energy_scales": 1.3,
-        "per_type_energy_shifts": {"H": 1.0, "C": 2.0, "O": 3.0, "Cu": 4.0},
-        "per_edge_type_cutoff": {"H": 2.0, "C": {"H": 4.0, "C": 3.5, "O": 3.7, "Cu": 3.9}},
+        "per_type_energy_shifts": {"H": 1.0, "C": 2.0, "O": 3.0},
+        "per_edge_type_cutoff": {"H": 2.0, "C": {"H": 4.0, "C": 3.5, "O": 3.7}},
     },
     "both kinds of layers and ZBL": {
         "num_layers": 3,
@@ -42,7 +42,7 @@ MODELS = {
         "pair_potential": {
             "_target_": "nequip.nn.pair_potential.ZBL",
             "units": "metal",
-            "chemical_species": ["H", "C", "O", "Cu"],
+            "chemical_species": ["H", "C", "O"],
         },
     },
 }
