@@ -16,7 +16,7 @@ import environment  # noqa: E402
 
 TESTS = {
     "mace": ["tests/sphere", "tests/layers", "tests/mace", "tests/test_*.py"],
-    "nequip": ["tests/sphere", "tests/layers"],
+    "nequip": ["tests/sphere", "tests/layers", "tests/nequip", "tests/test_*.py"],
 }
 STYLE = [["check", "."], ["format", "--check", "."]]
 
