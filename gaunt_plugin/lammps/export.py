@@ -1,0 +1,103 @@
+"""Export a trained model to the file that ``pair_style gaunt`` reads."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import gaunt_plugin
+from gaunt_plugin.lammps import contract
+from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError
+
+# An exported model against the same model as Python code, relative.
+_TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
+_HOSTS = {"mace": "mace-torch", "nequip": "nequip"}
+
+
+def host_of(path: Path) -> str:
+    """The host whose file this is: ``"mace"`` or ``"nequip"``.
+
+    NequIP writes checkpoints (``.ckpt``) and packages (``.nequip.zip``); a package is also known
+    by its contents. All else is taken for a ``.model`` of MACE.
+    """
+    if path.suffix == ".ckpt" or path.name.endswith(".nequip.zip"):
+        return "nequip"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any("/.data/extern_modules" in name for name in archive.namelist()):
+                return "nequip"  # torch.package
+    return "mace"
+
+
+def export(
+    model: Path, output: Path, *, head: str | None = None, dtype: str | None = None
+) -> Description:
+    """Write the file and check that it computes what the model does.
+
+    Args:
+        model: a ``.model`` of MACE, or a checkpoint or package of NequIP. Reading one runs code
+            that is stored in it.
+        output: the file to write.
+        head: of a MACE model with several heads.
+        dtype: ``"float32"`` or ``"float64"``; default: the model's own.
+
+    Raises:
+        ModelFileError: the model can't be exported; the message says why.
+    """
+    if not model.is_file():
+        raise ModelFileError(f"there is no file {model}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelFileError(f"unknown dtype {dtype!r}; possible: {', '.join(DTYPES)}")
+    host = host_of(model)
+    try:
+        adapter = importlib.import_module(f"gaunt_plugin.lammps.from_{host}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != host:
+            raise
+        raise ModelFileError(
+            f"{model} looks like a file of {_HOSTS[host]}, which is not installed here"
+        ) from error
+    eager, description = adapter.edge_model(model, head, dtype)
+    versions = {"gaunt-plugin": gaunt_plugin.__version__, **description.versions}
+    description = replace(description, versions=versions)
+    contract.save(adapter.script(eager), description, output)
+    try:
+        _check(eager, *contract.load(output))
+    except Exception:
+        output.unlink()
+        raise
+    return description
+
+
+def _check(eager: torch.nn.Module, program: torch.jit.ScriptModule, about: Description) -> None:
+    """Compare the file with the model on a few graphs, empty ones included."""
+    for num_nodes, spacing in ((1, 1.0), (3, 2.0 * about.cutoff), (6, 0.35 * about.cutoff)):
+        graph = _chain(num_nodes, spacing, about)
+        expected = eager(*graph)
+        for _ in range(2):  # the first call of a TorchScript program also optimises it
+            found = program(*graph)
+            for a, b in zip(found, expected):
+                error = (a - b).abs().max().item() if a.numel() else 0.0
+                if not error <= _TOLERANCE[about.dtype] * max(1.0, b.abs().sum().item()):
+                    raise ModelFileError(
+                        f"the exported model differs from the model by {error:.1e}; please report it"
+                    )
+
+
+def _chain(num_nodes: int, spacing: float, about: Description) -> tuple[torch.Tensor, ...]:
+    """Atoms along a helix; the last one is not owned if there are several."""
+    k = torch.arange(num_nodes, dtype=torch.float64)
+    positions = torch.stack([0.3 * torch.cos(2 * k), 0.3 * torch.sin(2 * k), k], dim=1) * spacing
+    vectors = positions.unsqueeze(0) - positions.unsqueeze(1)  # [sender, receiver]
+    lengths = vectors.norm(dim=-1) + torch.eye(num_nodes) * 1e9
+    edge_index = (lengths < about.cutoff).nonzero().T.contiguous()
+    types = torch.arange(num_nodes) % len(about.elements)
+    owned = torch.ones(num_nodes, dtype=torch.bool)
+    if num_nodes > 1:
+        owned[-1] = False
+    edge_vectors = vectors[edge_index[0], edge_index[1]].to(DTYPES[about.dtype])
+    return edge_vectors, edge_index, types, owned
