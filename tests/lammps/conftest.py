@@ -21,8 +21,6 @@ else:
 from gaunt_plugin.lammps.build import build
 from gaunt_plugin.lammps.export import export
 
-from .simulation import Simulation
-
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
@@ -58,10 +56,6 @@ class Lammps:
             assert "ERROR" in output, output
             assert "Segmentation" not in output
         return output
-
-    def simulate(self, atoms, model: Path, ranks: int = 1, **options) -> Simulation:
-        """Energies, forces and virials of a structure, see :class:`Simulation`."""
-        return Simulation(self, atoms, model, ranks, **options)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A structure in LAMMPS: the input, and what came out."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +54,50 @@ neighbor 0.7 bin
 """
 
 
-class Simulation:
-    """A run and its results at the last step.
+@dataclass
+class Case:
+    """What to simulate.
 
-    Args:
-        lammps: runs the input.
+    Attributes:
         atoms: the structure, with velocities.
         model: an exported file.
-        ranks: number of MPI processes.
         commands: what runs; the default evaluates the structure.
         before: commands before the run.
-        style: the pair style with its arguments.
+        style, elements: the pair style with its arguments, and what pair_coeff maps types to.
+    """
+
+    atoms: Atoms
+    model: Path
+    commands: str = "run 0"
+    before: str = ""
+    style: str = "gaunt"
+    elements: tuple = SYMBOLS
+
+    def script(self, number: int, folder: Path) -> str:
+        """The input of this case; it writes the data file."""
+        write_data(folder / "data.lammps", self.atoms)
+        (folder / "data.lammps").rename(folder / f"data{number}.lammps")
+        begin = header(self.atoms, self.model, self.style, self.elements)
+        return f"""
+clear
+{begin.replace("data.lammps", f"data{number}.lammps")}
+{self.before}
+compute e all pe/atom pair
+compute v all stress/atom NULL pair
+compute p all pressure NULL virial
+compute sum all reduce sum c_e
+thermo_style custom step pe c_sum c_p[*]
+thermo 1
+{self.commands}
+write_dump all custom atoms{number}.txt id x y z fx fy fz c_e c_v[*] &
+    modify sort id format float %.17g
+print "RESULT $(vol:%.17g) $(pe:%.17g) $(c_p[1]:%.17g) $(c_p[2]:%.17g) $(c_p[3]:%.17g) &
+$(c_p[4]:%.17g) $(c_p[5]:%.17g) $(c_p[6]:%.17g)"
+"""
+
+
+class Result:
+    """What came out at the last step of a case.
 
     Attributes:
         energy: eV. energies: of each atom.
@@ -71,37 +105,21 @@ class Simulation:
         virial: [6] xx, yy, zz, xy, xz, yz in eV; virials: of each atom, [atoms, 6].
     """
 
-    def __init__(
-        self,
-        lammps,
-        atoms: Atoms,
-        model: Path,
-        ranks: int = 1,
-        commands: str = "run 0",
-        before: str = "",
-        style: str = "gaunt",
-        elements=SYMBOLS,
-    ) -> None:
-        folder = lammps.folder()
-        write_data(folder / "data.lammps", atoms)
-        text = header(atoms, model, style, elements) + f"""
-{before}
-compute e all pe/atom pair
-compute v all stress/atom NULL pair
-compute p all pressure NULL virial
-compute sum all reduce sum c_e
-thermo_style custom step pe c_sum c_p[*]
-thermo 1
-{commands}
-write_dump all custom atoms.txt id x y z fx fy fz c_e c_v[*] modify sort id format float %.17g
-print "RESULT $(vol:%.17g) $(pe:%.17g) $(c_p[1]:%.17g) $(c_p[2]:%.17g) $(c_p[3]:%.17g) &
-$(c_p[4]:%.17g) $(c_p[5]:%.17g) $(c_p[6]:%.17g)"
-"""
-        self.output = lammps.run(text, folder, ranks)
-        (line,) = [line for line in self.output.splitlines() if line.startswith("RESULT")]
+    def __init__(self, line: str, dump: Path) -> None:
         volume, self.energy, *pressure = map(float, line.split()[1:])
+        self.volume = volume
         self.virial = np.array(pressure) * volume / _PRESSURE
-        rows = np.loadtxt(folder / "atoms.txt", skiprows=9, ndmin=2)
+        rows = np.loadtxt(dump, skiprows=9, ndmin=2)
         assert np.array_equal(rows[:, 0], np.arange(1, len(rows) + 1))
         self.positions, self.forces, self.energies = rows[:, 1:4], rows[:, 4:7], rows[:, 7]
         self.virials = -rows[:, 8:14] / _PRESSURE
+
+
+def simulate(lammps, cases: list[Case], ranks: int = 1) -> list[Result]:
+    """Run cases one after the other in one process."""
+    folder = lammps.folder()
+    script = "".join(case.script(number, folder) for number, case in enumerate(cases))
+    output = lammps.run(script, folder, ranks)
+    lines = [line for line in output.splitlines() if line.startswith("RESULT")]
+    assert len(lines) == len(cases), output
+    return [Result(line, folder / f"atoms{n}.txt") for n, line in enumerate(lines)]

@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <torch/cuda.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 
 #include "gaunt_model.h"
@@ -30,6 +31,21 @@ static std::string reason(const std::exception &error)
   const auto line = text.rfind('\n');
   return line == std::string::npos ? text : text.substr(line + 1);
 }
+
+// TorchScript's default executor watches the first calls and compiles for the sizes it saw. Here
+// the number of edges changes all the time: that costs seconds at the start, again whenever a size
+// is new, and makes the later calls slower. The plain executor does neither. The setting belongs
+// to the process, so it is put back.
+class PlainExecutor {
+ public:
+  PlainExecutor() : before(torch::jit::getExecutorMode().exchange(false)) {}
+  ~PlainExecutor() { torch::jit::getExecutorMode() = before; }
+  PlainExecutor(const PlainExecutor &) = delete;
+  PlainExecutor &operator=(const PlainExecutor &) = delete;
+
+ private:
+  bool before;
+};
 
 static double number(const std::string &name, const std::string &text)
 {
@@ -121,6 +137,7 @@ Result Model::evaluate(const Graph &graph)
     auto owned = torch::zeros({nodes}, torch::kBool);
     owned.slice(0, 0, graph.num_owned).fill_(true);
 
+    const PlainExecutor executor;
     const auto on = program->device;
     // A copy even where nothing changes: the model asks for gradients of its input.
     auto output = program->module
