@@ -99,6 +99,14 @@ def calculator(models):
     return lambda name: host.calculator(models[name])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_executor():
+    """Without TorchScript's default executor, which compiles anew for every number of edges."""
+    before = torch._C._jit_set_profiling_executor(False)
+    yield
+    torch._C._jit_set_profiling_executor(before)
+
+
 @pytest.fixture(autouse=True)
 def same_default_dtype():
     before = torch.get_default_dtype()

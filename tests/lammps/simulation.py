@@ -63,6 +63,7 @@ class Case:
         model: an exported file.
         commands: what runs; the default evaluates the structure.
         before: commands before the run.
+        after: commands after the results are taken; more positions are taken then.
         style, elements: the pair style with its arguments, and what pair_coeff maps types to.
     """
 
@@ -70,6 +71,7 @@ class Case:
     model: Path
     commands: str = "run 0"
     before: str = ""
+    after: str = ""
     style: str = "gaunt"
     elements: tuple = SYMBOLS
 
@@ -93,6 +95,8 @@ write_dump all custom atoms{number}.txt id x y z fx fy fz c_e c_v[*] &
     modify sort id format float %.17g
 print "RESULT $(vol:%.17g) $(pe:%.17g) $(c_p[1]:%.17g) $(c_p[2]:%.17g) $(c_p[3]:%.17g) &
 $(c_p[4]:%.17g) $(c_p[5]:%.17g) $(c_p[6]:%.17g)"
+{self.after}
+write_dump all custom moved{number}.txt id x y z modify sort id format float %.17g
 """
 
 
@@ -102,17 +106,20 @@ class Result:
     Attributes:
         energy: eV. energies: of each atom.
         forces, positions: [atoms, 3] in eV/Å and Å.
+        moved_positions: after the commands in ``after``.
         virial: [6] xx, yy, zz, xy, xz, yz in eV; virials: of each atom, [atoms, 6].
     """
 
-    def __init__(self, line: str, dump: Path) -> None:
+    def __init__(self, line: str, folder: Path, number: int) -> None:
         volume, self.energy, *pressure = map(float, line.split()[1:])
         self.volume = volume
         self.virial = np.array(pressure) * volume / _PRESSURE
-        rows = np.loadtxt(dump, skiprows=9, ndmin=2)
+        rows = np.loadtxt(folder / f"atoms{number}.txt", skiprows=9, ndmin=2)
         assert np.array_equal(rows[:, 0], np.arange(1, len(rows) + 1))
         self.positions, self.forces, self.energies = rows[:, 1:4], rows[:, 4:7], rows[:, 7]
         self.virials = -rows[:, 8:14] / _PRESSURE
+        moved = np.loadtxt(folder / f"moved{number}.txt", skiprows=9, ndmin=2)
+        self.moved_positions = moved[:, 1:4]
 
 
 def simulate(lammps, cases: list[Case], ranks: int = 1) -> list[Result]:
@@ -122,4 +129,4 @@ def simulate(lammps, cases: list[Case], ranks: int = 1) -> list[Result]:
     output = lammps.run(script, folder, ranks)
     lines = [line for line in output.splitlines() if line.startswith("RESULT")]
     assert len(lines) == len(cases), output
-    return [Result(line, folder / f"atoms{n}.txt") for n, line in enumerate(lines)]
+    return [Result(line, folder, n) for n, line in enumerate(lines)]
