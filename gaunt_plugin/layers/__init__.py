@@ -2,6 +2,7 @@
 
 from gaunt_plugin.layers.aligned import AlignedConvolution
 from gaunt_plugin.layers.convolution import GauntConvolution
+from gaunt_plugin.layers.element_linear import ElementLinear
 from gaunt_plugin.layers.many_body import GauntManyBody
 
-__all__ = ["AlignedConvolution", "GauntConvolution", "GauntManyBody"]
+__all__ = ["AlignedConvolution", "ElementLinear", "GauntConvolution", "GauntManyBody"]

@@ -6,26 +6,24 @@ from typing import List
 
 import torch
 
-from gaunt_plugin.layers._irreps import degrees_of, o3
+from gaunt_plugin.layers._irreps import Irreps, degrees_of
 
 
-def convolution_degrees(irreps_in, irreps_edge, irreps_out):
-    """Channels and degrees of a convolution's irreps, checked.
+def edge_degrees(irreps_edge: Irreps | str) -> tuple[int, ...]:
+    """Degrees of the harmonics of the edges, natural parity, one channel; else ValueError."""
+    channels, degrees = degrees_of(irreps_edge, "irreps_edge")
+    if channels != 1:
+        raise ValueError(f"irreps_edge must have multiplicity 1, got {Irreps(irreps_edge)}")
+    return degrees
 
-    Raises:
-        ValueError: irreps that are not natural, or multiplicities that don't fit.
-    """
-    channels, degrees_in = degrees_of(irreps_in, "irreps_in")
-    edge_channels, degrees_edge = degrees_of(irreps_edge, "irreps_edge")
-    channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
-    if edge_channels != 1:
-        raise ValueError(f"irreps_edge must have multiplicity 1, got {o3.Irreps(irreps_edge)}")
+
+def check_channels(irreps_in, channels: int, irreps_out, channels_out: int) -> None:
+    """Raise ValueError unless both sides have the same multiplicity."""
     if channels != channels_out:
         raise ValueError(
             "irreps_in and irreps_out must have the same multiplicity, got "
-            f"{o3.Irreps(irreps_in)} and {o3.Irreps(irreps_out)}"
+            f"{Irreps(irreps_in)} and {Irreps(irreps_out)}"
         )
-    return channels, degrees_in, degrees_edge, degrees_out
 
 
 def channels_last(x: torch.Tensor, channels: int, dims: List[int]) -> torch.Tensor:

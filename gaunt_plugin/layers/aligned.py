@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Tuple
 
 import numpy as np
 import torch
 
 from gaunt_plugin.layers._edge_blocks import LARGE, sum_messages
-from gaunt_plugin.layers._edges import channels_last, check_edges, convolution_degrees, flat
-from gaunt_plugin.layers._irreps import o3
+from gaunt_plugin.layers._edges import (
+    channels_last,
+    check_channels,
+    check_edges,
+    edge_degrees,
+    flat,
+)
+from gaunt_plugin.layers._irreps import Irreps, functions_of
 from gaunt_plugin.layers._tables import TableModule
+from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.rotation import EdgeRotation
 
 
 class AlignedConvolution(TableModule):
-    r"""Product of node features with a zonal filter, in the frame whose polar axis is the edge.
+    r"""Product of node features with harmonics of the edge, in the frame whose polar axis it is.
 
-    Multiplication by a function that is symmetric about the edge keeps the order m, so with
-    ``B = D(R)^T A_j`` the features in the edge's frame, every natural-parity coupling is
+    Multiplication by a function that is symmetric about the edge keeps the order m. With
+    ``B = D(R)^T A_j`` the features in the edge's frame, and ``J`` the quarter turn
+    ``(J B)_m = B_-m, (J B)_-m = -B_m`` (m > 0), every coupling to ``l3`` is
 
-    .. math:: M_{i,l_3} = \sum_j D^{l_3}(R) \, \Big[ n_{l_3} \sum_{l_1}
-       w_{ij,l_1 l_3 |m|}\, B_{l_1 m} \Big]_m
+    .. math:: M_{i,l_3} = \sum_j D^{l_3}(R) \, \Big[ n_{l_3} \Big( \sum_{l_1}
+       w_{ij,l_1 l_3 |m|}\, B_{l_1 m} + \sum_{l_1'} w_{ij,l_1' l_3 |m|}\, (J B_{l_1'})_m
+       \Big) \Big]_m
 
-    with one radial weight per edge, channel and (l1, l3, ``|m|``): free weights on all couplings
-    ``(l1, l2, l3)`` with ``l1 + l2 + l3`` even that Clebsch-Gordan has, for l2 up to ``l1 + l3``.
-    ``n_L`` makes a message of one edge have unit variance for unit normal features and weights.
-    Scalar features skip the frame: there M is a sum of harmonics.
+    where ``l1`` runs over the features of the same kind (natural parity ``(-1)^l`` or pseudo
+    parity ``-(-1)^l``) as ``l3``: the couplings with ``l1 + l2 + l3`` even; and ``l1'`` over those
+    of the other kind: the antisymmetric couplings, ``l1' + l2 + l3`` odd, which m = 0 does not
+    have. One radial weight per edge, channel and (l1, l3, ``|m|``) makes these free weights on
+    all couplings that Clebsch-Gordan has, for l2 up to ``l1 + l3``. ``n_L`` makes a message of one
+    edge have unit variance for unit normal features and weights. Scalar features skip the frame:
+    there M is a sum of harmonics.
 
     Args:
-        irreps_in: node features, one multiplicity, natural parity.
-        irreps_edge: harmonics of the edges, multiplicity 1; ``1o`` gives the direction and, for
-            scalar features, degrees up to those of ``irreps_out`` are needed.
-        irreps_out: same multiplicity as ``irreps_in``, natural parity.
+        irreps_in: node features, one multiplicity, each irrep once.
+        irreps_edge: harmonics of the edges, multiplicity 1, natural parity; ``1o`` gives the
+            direction and, for scalar features, degrees up to those of ``irreps_out`` are needed.
+        irreps_out: same multiplicity as ``irreps_in``, each irrep once.
 
     Attributes:
-        weight_numel: weights per edge, ordered ``[|m|, l1, l3, channel]``.
+        weight_numel: weights per edge, ordered ``[|m|, kind of l3, l1, l3, channel]``.
 
     Shapes:
         As :class:`~gaunt_plugin.layers.GauntConvolution`.
@@ -49,89 +61,100 @@ class AlignedConvolution(TableModule):
 
     def __init__(
         self,
-        irreps_in: o3.Irreps | str,
-        irreps_edge: o3.Irreps | str,
-        irreps_out: o3.Irreps | str,
+        irreps_in: Irreps | str,
+        irreps_edge: Irreps | str,
+        irreps_out: Irreps | str,
     ) -> None:
         super().__init__()
-        self.irreps_in = o3.Irreps(irreps_in)
-        self.irreps_edge = o3.Irreps(irreps_edge)
-        self.irreps_out = o3.Irreps(irreps_out)
-        channels, degrees_in, degrees_edge, degrees_out = convolution_degrees(
-            irreps_in, irreps_edge, irreps_out
-        )
-        self.scalar = max(degrees_in) == 0
-        self.dim_out = sum(2 * L + 1 for L in degrees_out)
-        needed = degrees_out if self.scalar else (1,)
+        self.irreps_in = Irreps(irreps_in)
+        self.irreps_edge = Irreps(irreps_edge)
+        self.irreps_out = Irreps(irreps_out)
+        channels, inputs = functions_of(irreps_in, "irreps_in")
+        channels_out, outputs = functions_of(irreps_out, "irreps_out")
+        degrees_edge = edge_degrees(irreps_edge)
+        check_channels(irreps_in, channels, irreps_out, channels_out)
+        self.scalar = all(l == 0 for l, _ in inputs)
+        needed = sorted({L for L, _ in outputs}) if self.scalar else [1]
         if not set(needed) <= set(degrees_edge):
             raise ValueError(
-                f"irreps_edge must contain degrees {list(needed)} for {self.irreps_in} -> "
+                f"irreps_edge must contain degrees {needed} for {self.irreps_in} -> "
                 f"{self.irreps_out}, got {self.irreps_edge}"
             )
         self.channels = channels
         self.dim_edge = self.irreps_edge.dim
-        self.dims_in = [2 * l + 1 for l in degrees_in]
-        self.dims_out = [2 * L + 1 for L in degrees_out]
-        self.mmax = min(max(degrees_in), max(degrees_out))
-        # Degrees that have an order |m|, on either side.
-        self.senders = [sum(l >= m for l in degrees_in) for m in range(self.mmax + 1)]
-        self.receivers = [sum(L >= m for L in degrees_out) for m in range(self.mmax + 1)]
-        self.frame_in, self.frame_out = (
-            n[0] + 2 * sum(n[1:]) for n in (self.senders, self.receivers)
-        )
-        paths = sum(a * b for a, b in zip(self.senders, self.receivers))
-        self.weight_numel = paths * channels
+        self.dims_in = [2 * l + 1 for l, _ in inputs]
+        self.dims_out = [2 * L + 1 for L, _ in outputs]
+        self.dim_out = sum(self.dims_out)
 
         # Messages of degree L have only the orders that the features have.
         norm = []
-        for L in degrees_out:
-            couplings = sum(l >= abs(m) for l in degrees_in for m in range(-L, L + 1))
+        for L, pseudo in outputs:
+            couplings = sum(len(_sources(inputs, pseudo, abs(m))) for m in range(-L, L + 1))
             if couplings == 0:
                 raise ValueError(
-                    f"no coupling of {self.irreps_in} to degree {L} in irreps_out {self.irreps_out}"
+                    f"no coupling of {self.irreps_in} to {'pseudo ' if pseudo else ''}degree {L} "
+                    f"in irreps_out {self.irreps_out}"
                 )
             norm.append(((2 * L + 1) / couplings) ** 0.5)
+
+        self.mmax = min(max(l for l, _ in inputs), max(L for L, _ in outputs))
+        # Per |m|: features and outputs of both kinds, natural and pseudo, that have this order.
+        self.senders: List[List[int]] = _counts(inputs, self.mmax)
+        self.receivers: List[List[int]] = _counts(outputs, self.mmax)
+        self.frame_in, self.frame_out = (
+            sum(counts[0]) + 2 * sum(map(sum, counts[1:]))
+            for counts in (self.senders, self.receivers)
+        )
+        paths = sum(
+            len(_sources(inputs, pseudo, m))
+            for L, pseudo in outputs
+            for m in range(min(L, self.mmax) + 1)
+        )
+        self.weight_numel = paths * channels
 
         self.direction = 0
         starts = np.cumsum([0] + [2 * l + 1 for l in degrees_edge]).tolist()
         if self.scalar:
-            # message[LM, L'] = delta_LL' Y_LM / sqrt(2L+1) * n_L
-            table = np.zeros((starts[-1], self.dim_out, len(degrees_out)))
-            row = 0
-            for k, L in enumerate(degrees_out):
-                begin = starts[degrees_edge.index(L)]
+            # message[LM, path] = Y_LM / sqrt(2L+1) * n_L on the path's L, natural ones first
+            table = np.zeros((starts[-1], self.dim_out, len(outputs)))
+            begin = np.cumsum([0] + self.dims_out)
+            order = sorted(range(len(outputs)), key=lambda k: outputs[k][1])
+            for path, k in enumerate(order):
+                L = outputs[k][0]
                 for i in range(2 * L + 1):
-                    table[begin + i, row + i, k] = norm[k] / np.sqrt(2 * L + 1)
-                row += 2 * L + 1
+                    row = starts[degrees_edge.index(L)] + i
+                    table[row, begin[k] + i, path] = norm[k] / np.sqrt(2 * L + 1)
+            kinds = [pseudo for _, pseudo in inputs]
+            self.register_table("sender", np.array([kinds.index(outputs[k][1]) for k in order]))
             self.register_table("to_frame", np.zeros((0, 0)))
             self.register_table("from_frame", table.reshape(starts[-1], -1))
             self.rotation = EdgeRotation(0, 0)
         else:
             self.direction = starts[degrees_edge.index(1)]
-            self.rotation = EdgeRotation(max(degrees_in + degrees_out), self.mmax)
-            self.register_table(
-                "to_frame", self._frame(degrees_in, [1.0] * len(degrees_in), self.senders)
-            )
-            self.register_table("from_frame", self._frame(degrees_out, norm, self.receivers))
+            self.rotation = EdgeRotation(max(l for l, _ in inputs + outputs), self.mmax)
+            self.register_table("sender", np.zeros(0, dtype=np.int64))
+            self.register_table("to_frame", self._frame(inputs, [1.0] * len(inputs)))
+            self.register_table("from_frame", self._frame(outputs, norm))
 
-    def _frame(self, degrees, factors, counts) -> np.ndarray:
+    def _frame(self, functions: List[Tuple[int, bool]], factors: List[float]) -> np.ndarray:
         """Table from all entries of D^0, D^1, ... to a matrix ``[components, frame rows]``.
 
-        Rows of the frame are ordered by ``|m|``, then by degree, then +m and -m.
+        Rows of the frame are ordered by ``|m|``, kind, irrep, then +m and -m.
         """
         widths = [2 * min(l, self.mmax) + 1 for l in range(self.rotation.lmax + 1)]
         entry = np.cumsum([0] + [(2 * l + 1) * k for l, k in enumerate(widths)])
-        begin = np.cumsum([0] + [2 * l + 1 for l in degrees])
-        table = np.zeros((entry[-1], begin[-1], counts[0] + 2 * sum(counts[1:])))
-        row = 0
+        begin = np.cumsum([0] + [2 * l + 1 for l, _ in functions])
+        rows = []  # per row: irrep and its column of D
         for m in range(self.mmax + 1):
-            for l, start, factor in zip(degrees, begin, factors):
-                if l < m:
-                    continue
-                for column in range(2 * m - 1, 2 * m + 1) if m else (0,):
-                    for i in range(2 * l + 1):
-                        table[entry[l] + i * widths[l] + column, start + i, row] = factor
-                    row += 1
+            for kind in (False, True):
+                for k, (l, pseudo) in enumerate(functions):
+                    if l >= m and pseudo == kind:
+                        rows += [(k, c) for c in ((2 * m - 1, 2 * m) if m else (0,))]
+        table = np.zeros((entry[-1], begin[-1], len(rows)))
+        for row, (k, column) in enumerate(rows):
+            l = functions[k][0]
+            for i in range(2 * l + 1):
+                table[entry[l] + i * widths[l] + column, begin[k] + i, row] = factors[k]
         return table.reshape(entry[-1], -1)
 
     def forward(
@@ -177,7 +200,7 @@ class AlignedConvolution(TableModule):
 
     @torch.jit.unused
     def _is_large(self, weights: torch.Tensor) -> bool:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if is_traced() or not torch.is_grad_enabled():
             return False
         return weights.shape[0] * self.dim_out * self.channels > LARGE
 
@@ -198,21 +221,39 @@ class AlignedConvolution(TableModule):
         edges = x.shape[0]
         from_frame = (entries @ self.from_frame).view(edges, self.dim_out, self.frame_out)
         if self.scalar:
+            if x.shape[1] > 1:
+                x = x.index_select(1, self.sender)
             return from_frame @ (weights * x)  # ejl,elc->ejc
         to_frame = (entries @ self.to_frame).view(edges, x.shape[1], self.frame_in)
         x = to_frame.transpose(1, 2) @ x  # eir,eic->erc
         parts: List[torch.Tensor] = []
         row, path = 0, 0
         for m in range(self.mmax + 1):
-            a, b, signs = self.senders[m], self.receivers[m], 1 if m == 0 else 2
-            h = x[:, row : row + a * signs].view(edges, a, 1, signs, self.channels)
-            w = weights[:, path : path + a * b].view(edges, a, b, 1, self.channels)
-            local = h[:, 0] * w[:, 0]
-            for k in range(1, a):
-                local = torch.addcmul(local, h[:, k], w[:, k])
-            parts.append(local.flatten(1, 2))
-            row += a * signs
-            path += a * b
+            signs = 1 if m == 0 else 2
+            a = self.senders[m]
+            rows = a[0] * signs, a[1] * signs
+            natural = x[:, row : row + rows[0]].view(edges, a[0], signs, self.channels)
+            row += rows[0]
+            pseudo = x[:, row : row + rows[1]].view(edges, a[1], signs, self.channels)
+            row += rows[1]
+            for kind, b in enumerate(self.receivers[m]):
+                same, other = (natural, pseudo) if kind == 0 else (pseudo, natural)
+                if b > 0:
+                    sources = same
+                    if m > 0 and other.shape[1] > 0:
+                        turned = torch.stack([other[:, :, 1], -other[:, :, 0]], dim=2)
+                        sources = torch.cat([same, turned], dim=1)
+                    count = sources.shape[1]
+                    w = weights[:, path : path + count * b].view(edges, count, b, 1, self.channels)
+                    path += count * b
+                    h = sources.unsqueeze(2)
+                    if count > 0:
+                        local = h[:, 0] * w[:, 0]
+                    else:  # an order that no feature reaches
+                        local = x.new_zeros([edges, b, signs, self.channels])
+                    for k in range(1, count):
+                        local = torch.addcmul(local, h[:, k], w[:, k])
+                    parts.append(local.flatten(1, 2))
         return from_frame @ torch.cat(parts, dim=1)  # ejr,erc->ejc
 
     def extra_repr(self) -> str:
@@ -220,3 +261,16 @@ class AlignedConvolution(TableModule):
             f"{self.irreps_in} x {self.irreps_edge} -> {self.irreps_out}, "
             f"weights={self.weight_numel}"
         )
+
+
+def _sources(inputs: List[Tuple[int, bool]], pseudo: bool, m: int) -> List[int]:
+    """Degrees of the features that reach order m of an output of this kind."""
+    return [l for l, kind in inputs if l >= m and (kind == pseudo or m > 0)]
+
+
+def _counts(functions: List[Tuple[int, bool]], mmax: int) -> List[List[int]]:
+    """Per ``|m|``, the number of natural and of pseudo functions that have it."""
+    return [
+        [sum(l >= m and pseudo == kind for l, pseudo in functions) for kind in (False, True)]
+        for m in range(mmax + 1)
+    ]

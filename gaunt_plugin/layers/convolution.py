@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._edges import channels_last, check_edges, convolution_degrees, flat
-from gaunt_plugin.layers._irreps import o3
+from gaunt_plugin.layers._edges import (
+    channels_last,
+    check_channels,
+    check_edges,
+    edge_degrees,
+    flat,
+)
+from gaunt_plugin.layers._irreps import Irreps, degrees_of
 from gaunt_plugin.layers._tables import TableModule, repeat_matrix
 from gaunt_plugin.sphere import gaunt, quadrature, real_harmonics
 
@@ -47,17 +53,18 @@ class GauntConvolution(TableModule):
 
     def __init__(
         self,
-        irreps_in: o3.Irreps | str,
-        irreps_edge: o3.Irreps | str,
-        irreps_out: o3.Irreps | str,
+        irreps_in: Irreps | str,
+        irreps_edge: Irreps | str,
+        irreps_out: Irreps | str,
     ) -> None:
         super().__init__()
-        self.irreps_in = o3.Irreps(irreps_in)
-        self.irreps_edge = o3.Irreps(irreps_edge)
-        self.irreps_out = o3.Irreps(irreps_out)
-        channels, degrees_in, degrees_edge, degrees_out = convolution_degrees(
-            irreps_in, irreps_edge, irreps_out
-        )
+        self.irreps_in = Irreps(irreps_in)
+        self.irreps_edge = Irreps(irreps_edge)
+        self.irreps_out = Irreps(irreps_out)
+        channels, degrees_in = degrees_of(irreps_in, "irreps_in")
+        channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
+        degrees_edge = edge_degrees(irreps_edge)
+        check_channels(irreps_in, channels, irreps_out, channels_out)
         reached = {
             L: sum(
                 np.sum(gaunt(a, b, L) ** 2) / ((2 * a + 1) * (2 * b + 1) * (2 * L + 1))

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._irreps import degrees_of, o3
+from gaunt_plugin.layers._irreps import Irreps, degrees_of
 from gaunt_plugin.layers._recompute import projected_powers, projected_powers_reference
 from gaunt_plugin.layers._tables import GAIN_OUT, TableModule, element_weights, repeat_matrix
+from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.nested import NestedProducts
 from gaunt_plugin.sphere import (
     coupling_count,
@@ -68,16 +69,16 @@ class GauntManyBody(torch.nn.Module):
 
     def __init__(
         self,
-        irreps_in: o3.Irreps | str,
-        irreps_out: o3.Irreps | str,
+        irreps_in: Irreps | str,
+        irreps_out: Irreps | str,
         correlation: int,
         num_elements: int,
         parametrization: str = "power",
         views: int = 4,
     ) -> None:
         super().__init__()
-        self.irreps_in = o3.Irreps(irreps_in)
-        self.irreps_out = o3.Irreps(irreps_out)
+        self.irreps_in = Irreps(irreps_in)
+        self.irreps_out = Irreps(irreps_out)
         channels, degrees_in = degrees_of(irreps_in, "irreps_in")
         channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
         if channels != channels_out:
@@ -251,12 +252,13 @@ class _Powers(TableModule):
         return (powers * spread).sum([1, 3])
 
     def _projected(self, c: torch.Tensor) -> torch.Tensor:
+        # Not one condition: TorchScript compiles both sides of `or`.
         if torch.jit.is_scripting():
             return projected_powers_reference(c, self.to_grid, self.from_grid)
-        return self._projected_eager(c)
+        if is_traced():
+            return projected_powers_reference(c, self.to_grid, self.from_grid)
+        return self._projected_in_blocks(c)
 
     @torch.jit.unused
-    def _projected_eager(self, c: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling():
-            return projected_powers_reference(c, self.to_grid, self.from_grid)
+    def _projected_in_blocks(self, c: torch.Tensor) -> torch.Tensor:
         return projected_powers(c, self.to_grid, self.from_grid)

@@ -11,13 +11,13 @@ from typing import Optional
 
 from mace.modules import blocks as stock
 from mace.modules.irreps_tools import reshape_irreps
-from mace.modules.wrapper_ops import FullyConnectedTensorProduct, Linear
+from mace.modules.wrapper_ops import Linear
 
 import torch
 from e3nn import nn, o3
 from e3nn.util.jit import compile_mode
 
-from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
+from gaunt_plugin.layers import AlignedConvolution, ElementLinear, GauntConvolution, GauntManyBody
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
 
@@ -74,7 +74,7 @@ class _GauntInteraction:
             if self.residual
             else (self.irreps_out, self.irreps_out)
         )
-        self.skip_tp = FullyConnectedTensorProduct(skip_in, self.node_attrs_irreps, skip_out)
+        self.skip_tp = ElementLinear(skip_in, self.node_attrs_irreps, skip_out)
         if self.density:
             self.density_fn = nn.FullyConnectedNet([input_dim, 1], torch.nn.functional.silu)
         self.reshape = reshape_irreps(self.irreps_out)

@@ -72,11 +72,7 @@ def load_foundations_elements(model, model_foundations, table: AtomicNumberTable
 
 def _skip_weight(interaction: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """Weights of the selected elements, per path ``[mul_in, elements, mul_out]``."""
-    tp = interaction.skip_tp
-    parts, start = [], 0
-    for ins in tp.instructions:
-        size = torch.Size(ins.path_shape).numel()
-        block = tp.weight[start : start + size].view(ins.path_shape)
-        parts.append(block[:, rows].flatten())
-        start += size
-    return torch.cat(parts)
+    skip = interaction.skip_tp
+    shapes = [torch.Size((pair[1], skip.num_attrs, pair[4])) for pair in skip.pairs]
+    blocks = skip.weight.split([shape.numel() for shape in shapes])
+    return torch.cat([b.view(s)[:, rows].flatten() for b, s in zip(blocks, shapes)])

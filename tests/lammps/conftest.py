@@ -100,11 +100,13 @@ def calculator(models):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def plain_executor():
-    """Without TorchScript's default executor, which compiles anew for every number of edges."""
-    before = torch._C._jit_set_profiling_executor(False)
+def small_models_fast():
+    """One thread, and not TorchScript's default executor, which compiles for each array size."""
+    before = torch.get_num_threads(), torch._C._jit_set_profiling_executor(False)
+    torch.set_num_threads(1)
     yield
-    torch._C._jit_set_profiling_executor(before)
+    torch.set_num_threads(before[0])
+    torch._C._jit_set_profiling_executor(before[1])
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
-from gaunt_plugin.layers._irreps import o3
+
+from ..e3nn_o3 import o3
 
 ELEMENTS = 3
 
@@ -17,10 +18,16 @@ BUILD = {
     "linear": lambda: GauntManyBody("2x0e+2x1o", "2x1o", 1, ELEMENTS),
     "gaunt": lambda: GauntConvolution("2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e"),
     "aligned": lambda: AlignedConvolution("2x0e+2x1o+2x2e", "0e+1o", "2x0e+2x1o+2x2e"),
+    "aligned parities": lambda: AlignedConvolution(
+        "2x0e+2x0o+2x1e+2x1o+2x2e", "0e+1o", "2x0o+2x0e+2x1o+2x1e+2x2o"
+    ),
     "aligned scalars": lambda: AlignedConvolution("2x0e", "0e+1o+2e", "2x0e+2x2e"),
+    "aligned scalar parities": lambda: AlignedConvolution(
+        "2x0o+2x0e", "0e+1o+2e", "2x0o+2x0e+2x1e+2x2e"
+    ),
 }
 NAMES = list(BUILD)
-CONVOLUTIONS = ["gaunt", "aligned", "aligned scalars"]
+CONVOLUTIONS = [name for name in NAMES if name.startswith(("gaunt", "aligned"))]
 MANY_BODY = [name for name in NAMES if name not in CONVOLUTIONS]
 
 

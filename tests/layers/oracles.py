@@ -11,8 +11,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._irreps import o3
 from gaunt_plugin.sphere import coupling_count, coupling_rms, nested_terms, power_rms
+
+from ..e3nn_o3 import o3
 
 GAIN_IN, GAIN_OUT = 10.0, 23.0
 
@@ -203,15 +204,19 @@ def harmonics(l, direction):
 
 
 @cache
-def order_couplings(l1, l3, m):
-    """Factors c with ``sum_l2 c_l2 wigner_3j(l1, l2, l3) . Y_l2(n)`` = D^l3 P_|m| D^l1^T.
+def order_couplings(l1, l3, m, odd):
+    """Factors c with ``sum_l2 c_l2 wigner_3j(l1, l2, l3) . Y_l2(n)`` = D^l3 P D^l1^T.
 
-    At the pole the sum must be one where both orders are +m or both are -m, and zero elsewhere.
+    At the pole P keeps the orders +m and -m, or, where ``l1 + l2 + l3`` is odd, turns order -m
+    into +m and +m into minus -m; it is zero elsewhere.
     """
-    ls = range(abs(l1 - l3), l1 + l3 + 1, 2)
-    orders = range(min(l1, l3) + 1)
+    ls = range(abs(l1 - l3) + odd, l1 + l3 + 1, 2)
+    orders = range(int(odd), min(l1, l3) + 1)
     at_pole = [
-        [wigner(l1, l2, l3)[l1 + k, l2, l3 + k] * math.sqrt(2 * l2 + 1) for l2 in ls]
+        [
+            wigner(l1, l2, l3)[l1 - k if odd else l1 + k, l2, l3 + k] * math.sqrt(2 * l2 + 1)
+            for l2 in ls
+        ]
         for k in orders
     ]
     factors = np.linalg.solve(np.array(at_pole), np.array([float(k == m) for k in orders]))
@@ -220,25 +225,40 @@ def order_couplings(l1, l3, m):
 
 def aligned_convolution(layer, x, directions, weights, edge_index):
     """Output of ``AlignedConvolution``, as a sum of couplings with the edges' harmonics."""
-    f = node_channels(x, layer.irreps_in)
-    ls_out = degrees(layer.irreps_out)
+    f, start = {}, 0
+    for mul, ir in layer.irreps_in:
+        f[ir] = x[:, start : start + mul * ir.dim].reshape(len(x), mul, ir.dim)
+        start += mul * ir.dim
+    irs_out = [ir for _, ir in layer.irreps_out]
     channels = layer.irreps_in[0].mul
-    out = {L: np.zeros((len(x), channels, 2 * L + 1)) for L in ls_out}
-    paths = [
-        (m, l1, l3)
-        for m in range(min(max(f), max(ls_out)) + 1)
-        for l1 in f
-        for l3 in ls_out
-        if min(l1, l3) >= m
-    ]
-    for i, (m, l1, l3) in enumerate(paths):
-        norm = math.sqrt((2 * l3 + 1) / sum(2 * min(l, l3) + 1 for l in f))
+    out = {ir: np.zeros((len(x), channels, ir.dim)) for ir in irs_out}
+
+    def kind(ir):
+        return ir.p * (-1) ** ir.l
+
+    paths = []
+    for m in range(max(ir.l for ir in f) + 1):
+        for k3 in (1, -1):
+            same = [ir for ir in f if kind(ir) == k3]
+            other = [ir for ir in f if kind(ir) != k3 and m > 0]
+            paths += [
+                (m, ir1, ir3)
+                for ir1 in same + other
+                for ir3 in irs_out
+                if kind(ir3) == k3 and min(ir1.l, ir3.l) >= m
+            ]
+    assert layer.weight_numel == len(paths) * channels
+    for i, (m, ir1, ir3) in enumerate(paths):
+        l1, l3, odd = ir1.l, ir3.l, kind(ir1) != kind(ir3)
+        # Orders with which each feature reaches the output.
+        reached = sum(2 * min(ir.l, l3) + (kind(ir) == kind(ir3)) for ir in f)
+        norm = math.sqrt((2 * l3 + 1) / reached)
         for e, (sender, receiver) in enumerate(edge_index.T):
             matrix = sum(
                 c * np.einsum("ijk,j->ki", wigner(l1, l2, l3), harmonics(l2, directions[e]))
-                for l2, c in order_couplings(l1, l3, m)
+                for l2, c in order_couplings(l1, l3, m, odd)
             )
             for c in range(channels):
                 w = norm * weights[e, i * channels + c]
-                out[l3][receiver, c] += w * (matrix @ f[l1][sender, c])
+                out[ir3][receiver, c] += w * (matrix @ f[ir1][sender, c])
     return flat(out)

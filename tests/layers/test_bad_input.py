@@ -35,9 +35,7 @@ def test_many_body_arguments(arguments, message):
 
 
 BOTH = {
-    "pseudo parity in": (("2x0e+2x1e", "0e+1o", "2x0e"), r"irreps_in .*natural parity"),
     "pseudo parity edge": (("2x0e+2x1o", "0e+1o+2o", "2x0e"), r"irreps_edge .*natural parity"),
-    "pseudo parity out": (("2x0e+2x1o", "0e+1o", "2x0o"), r"irreps_out .*natural parity"),
     "unequal multiplicities": (("2x0e+3x1o", "0e+1o", "2x0e"), "one multiplicity"),
     "edge multiplicity": (("2x0e+2x1o", "2x0e+2x1o", "2x0e"), r"multiplicity 1, got 2x0e\+2x1o"),
     "other multiplicity out": (("2x0e+2x1o", "0e+1o", "3x0e"), r"same multiplicity.*3x0e"),
@@ -49,6 +47,24 @@ BOTH = {
 def test_convolution_arguments(layer, arguments, message):
     with pytest.raises(ValueError, match=message):
         layer(*arguments)
+
+
+def test_gaunt_convolution_refuses_pseudo_parity():
+    with pytest.raises(ValueError, match=r"irreps_in .*natural parity"):
+        GauntConvolution("2x0e+2x1e", "0e+1o", "2x0e")
+    with pytest.raises(ValueError, match=r"irreps_out .*natural parity"):
+        GauntConvolution("2x0e+2x1o", "0e+1o", "2x0o")
+
+
+def test_aligned_convolution_refuses_what_it_cannot_reach():
+    with pytest.raises(ValueError, match=r"2x0e\+2x1o to pseudo degree 0"):
+        AlignedConvolution("2x0e+2x1o", "0e+1o", "2x0o")
+    with pytest.raises(ValueError, match=r"2x0e to pseudo degree 1"):
+        AlignedConvolution("2x0e", "0e+1o", "2x1e")
+    with pytest.raises(ValueError, match=r"2x0o\+2x1e to degree 0"):
+        AlignedConvolution("2x0o+2x1e", "0e+1o", "2x0e")
+    with pytest.raises(ValueError, match=r"irreps_in must list each irrep once"):
+        AlignedConvolution("2x0e+2x1o+2x0e", "0e+1o", "2x0e")
 
 
 def test_gaunt_convolution_refuses_a_degree_it_cannot_reach():

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution
-from gaunt_plugin.layers._irreps import o3
 
+from ..e3nn_o3 import o3
 from ..tolerances import TOLERANCES, assert_close
 from . import cases
 
@@ -63,6 +63,41 @@ def test_aligned_spans_every_coupling_of_clebsch_gordan(lmax_in):
                 solution = torch.linalg.lstsq(basis, y[fit].reshape(-1, 1)).solution
                 assert_close(new @ solution, y[fresh].reshape(-1, 1), "span")
     assert paths == {0: 4, 1: 10, 2: 17}[lmax_in]
+
+
+@pytest.mark.parametrize(("irreps_in", "paths"), [("1e", 9), ("0o+1o+1e+2o", 33)])
+def test_aligned_spans_every_coupling_with_both_parities(irreps_in, paths):
+    """Also the antisymmetric ones, l1 + l2 + l3 odd, that plain products on the sphere miss."""
+    irreps_in = o3.Irreps(irreps_in)
+    irreps_out = o3.Irreps("0e+0o+1o+1e+2e+2o+3o+3e")
+    layer = AlignedConvolution(
+        irreps_in, EVERY, [x for x in irreps_out if x.ir != o3.Irrep("0e") or irreps_in.dim > 3]
+    )
+    irreps_out = layer.irreps_out
+    edges, fit, fresh = 40, slice(20), slice(20, 40)
+    x, vectors = torch.randn(edges, irreps_in.dim), torch.randn(edges, 3)
+    ones = torch.ones(edges)
+    basis, new = (
+        outputs_per_weight(layer, x[part], vectors[part], ones[part]) for part in (fit, fresh)
+    )
+    y = harmonics(EVERY, vectors)
+    found = 0
+    for (_, ir1), s1 in zip(irreps_in, irreps_in.slices(), strict=True):
+        for (_, ir2), s2 in zip(o3.Irreps(EVERY), o3.Irreps(EVERY).slices(), strict=True):
+            for (_, ir3), s3 in zip(irreps_out, irreps_out.slices(), strict=True):
+                if ir3 not in ir1 * ir2:
+                    continue
+                found += 1
+                target = torch.zeros(edges, irreps_out.dim)
+                target[:, s3] = torch.einsum(
+                    "ei,ej,ijk->ek",
+                    x[:, s1],
+                    y[:, s2],
+                    o3.wigner_3j(ir1.l, ir2.l, ir3.l, dtype=torch.float64),
+                )
+                solution = torch.linalg.lstsq(basis, target[fit].reshape(-1, 1)).solution
+                assert_close(new @ solution, target[fresh].reshape(-1, 1), "span")
+    assert found == paths
 
 
 @pytest.mark.parametrize("irreps_in", ["0e", "0e+1o", "0e+1o+2e", "1o+3o"])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution, _edge_blocks, _recompute, aligned
-from gaunt_plugin.layers._irreps import o3
+
+from ..e3nn_o3 import o3
 
 
 def derivatives(function, inputs):

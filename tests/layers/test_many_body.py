@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import GauntManyBody
-from gaunt_plugin.layers._irreps import o3
 from gaunt_plugin.sphere import coupling_rms
 
+from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 from . import cases
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gaunt_plugin import sphere
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
-from gaunt_plugin.layers._irreps import o3
 
+from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 from . import oracles
 
@@ -141,3 +141,24 @@ def test_aligned_convolution(case):
 def test_aligned_convolution_of_scalars(out, mul, data):
     layer = AlignedConvolution(irreps([0], mul), irreps(range(5), 1), irreps(out, mul))
     check_convolution(layer, oracles.aligned_convolution, *data.draw(edges(layer)))
+
+
+@st.composite
+def aligned_convolutions_of_both_parities(draw):
+    every = st.sets(st.integers(0, 7), min_size=1).map(
+        lambda found: [o3.Irrep(i // 2, (-1) ** i) for i in found]
+    )
+    irs, mul = draw(every), draw(MULTIPLICITY)
+
+    def reached(ir3):
+        return any(ir1.p * ir3.p == (-1) ** (ir1.l + ir3.l) or min(ir1.l, ir3.l) > 0 for ir1 in irs)
+
+    out = [ir for ir in draw(every) if reached(ir)] or irs
+    layer = AlignedConvolution([(mul, ir) for ir in irs], "0e+1o+2e+3o", [(mul, ir) for ir in out])
+    return layer, draw(edges(layer))
+
+
+@given(aligned_convolutions_of_both_parities())
+def test_aligned_convolution_of_both_parities(case):
+    layer, inputs = case
+    check_convolution(layer, oracles.aligned_convolution, *inputs)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
-from gaunt_plugin.layers._irreps import o3
 
+from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 from . import cases
 

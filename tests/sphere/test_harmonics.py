@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from gaunt_plugin.layers._irreps import o3
 from gaunt_plugin.sphere import degree_of_component, real_harmonics
 
+from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 
 AXES = np.concatenate([np.eye(3), -np.eye(3)])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from gaunt_plugin.layers._irreps import o3
 from gaunt_plugin.sphere import coupling_count, coupling_rms, power_rms, quadrature, real_harmonics
 
+from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 
 DEGREES = (0, 1, 2, 3)

@@ -1,0 +1,22 @@
+"""Whether Python runs for its result, or only once to record a graph."""
+
+import torch
+
+
+def is_traced() -> bool:
+    """True under ``torch.compile``, ``torch.export`` and ``make_fx``; False in TorchScript.
+
+    A graph must hold neither sizes that depend on data nor loops over blocks of a size.
+    """
+    if torch.jit.is_scripting():
+        return False
+    return _is_traced()
+
+
+@torch.jit.unused
+def _is_traced() -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None

@@ -1,0 +1,117 @@
+"""Linear layer whose weights depend on the element: the hosts' self-connection."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+import torch
+
+from gaunt_plugin.layers._irreps import Irrep, Irreps
+from gaunt_plugin.layers._tracing import is_traced
+
+# Numbers in the result before the sum over attributes, from which grouping by element pays.
+_LARGE = 1 << 17
+
+
+class ElementLinear(torch.nn.Module):
+    r"""e3nn's ``FullyConnectedTensorProduct`` with scalar node attributes, element by element.
+
+    .. math:: y_{n v l m} = \frac{1}{\sqrt{A\, U_l}} \sum_{u a} W_{l, u a v}\, a_{n a}\, x_{n u l m}
+
+    with ``A`` attributes, and ``U_l`` input channels of the irrep. Nodes of one element have one
+    row of attributes, so W is contracted with it once per element instead of once per node:
+    ``O(nodes)`` in place of ``O(nodes A)`` products, and no ``[nodes, U, V]`` weights.
+
+    Args:
+        irreps_in: features.
+        irreps_attrs: node attributes, scalars ``"Ax0e"``.
+        irreps_out: new features; irreps that ``irreps_in`` lacks are zero.
+
+    Shapes:
+        ``x [nodes, irreps_in.dim]``, ``node_attrs [nodes, A]``, ``types [nodes]`` (int64; nodes
+        with equal types must have equal attributes; left out, attributes must be one-hot) ->
+        ``[nodes, irreps_out.dim]``.
+
+    State dict:
+        ``weight``, with the layout, scale and random numbers of the layer it replaces.
+
+    Raises:
+        ValueError: attributes that are not even scalars, or no irrep in common.
+    """
+
+    def __init__(
+        self, irreps_in: Irreps | str, irreps_attrs: Irreps | str, irreps_out: Irreps | str
+    ) -> None:
+        super().__init__()
+        self.irreps_in = Irreps(irreps_in)
+        self.irreps_out = Irreps(irreps_out)
+        attrs = Irreps(irreps_attrs)
+        if len(attrs) != 1 or attrs[0].ir != Irrep("0e"):
+            raise ValueError(f"irreps_attrs must be even scalars, Ax0e, got {attrs}")
+        self.num_attrs = attrs[0].mul
+        slices_in, slices_out = self.irreps_in.slices(), self.irreps_out.slices()
+        # Per coupled pair: columns of x, channels and components, output, columns of the weight.
+        self.pairs, self.scales = [], []
+        start = 0
+        for i, (u, ir) in enumerate(self.irreps_in):
+            for j, (v, ir_out) in enumerate(self.irreps_out):
+                if ir == ir_out and u * v > 0:
+                    stop = start + u * self.num_attrs * v
+                    self.pairs.append([slices_in[i].start, u, ir.dim, j, v, start, stop])
+                    fan_in = sum(m for m, other in self.irreps_in if other == ir)
+                    self.scales.append((fan_in * self.num_attrs) ** -0.5)
+                    start = stop
+        if not self.pairs:
+            raise ValueError(f"{self.irreps_in} and {self.irreps_out} have no irrep in common")
+        self.dims_out = [s.stop - s.start for s in slices_out]
+        self.large = _LARGE
+        self.weight = torch.nn.Parameter(torch.randn(start))
+
+    def forward(
+        self, x: torch.Tensor, node_attrs: torch.Tensor, types: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        large = x.shape[0] * self.num_attrs * sum(self.dims_out) > self.large
+        # Sizes that depend on data would break a graph.
+        if not large or is_traced():
+            return self._node_by_node(x, node_attrs)
+        if types is None:
+            types = node_attrs.argmax(1)
+        order = torch.argsort(types)
+        _, sizes = torch.unique_consecutive(types.index_select(0, order), return_counts=True)
+        first = order.index_select(0, sizes.cumsum(0) - sizes)
+        counts: List[int] = sizes.tolist()
+        rows = x.index_select(0, order).split(counts)
+        of_element = node_attrs.index_select(0, first)
+        tables: List[torch.Tensor] = []  # per pair [elements, u, v]
+        for pair, scale in zip(self.pairs, self.scales):
+            u, v, start, stop = pair[1], pair[4], pair[5], pair[6]
+            weight = self.weight[start:stop].view(u, self.num_attrs, v).transpose(0, 1)
+            table = (of_element * scale) @ weight.reshape(self.num_attrs, u * v)  # za,auv->zuv
+            tables.append(table.view(len(counts), u, v))
+        parts = [self._linear(x_z, [table[z] for table in tables]) for z, x_z in enumerate(rows)]
+        return torch.cat(parts).index_select(0, torch.argsort(order))
+
+    def _linear(self, x: torch.Tensor, tables: List[torch.Tensor]) -> torch.Tensor:
+        """``x`` of one element with its weights."""
+        out = [x.new_zeros([x.shape[0], dim]) for dim in self.dims_out]
+        for pair, table in zip(self.pairs, tables):
+            begin, u, dim, j = pair[0], pair[1], pair[2], pair[3]
+            # num->nmu, nmu,uv->nmv
+            features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
+            out[j] = out[j] + (features @ table).transpose(1, 2).flatten(1)
+        return torch.cat(out, dim=1)
+
+    def _node_by_node(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+        out = [x.new_zeros([x.shape[0], dim]) for dim in self.dims_out]
+        for pair, scale in zip(self.pairs, self.scales):
+            begin, u, dim, j, v, start, stop = pair
+            features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
+            weight = scale * self.weight[start:stop].view(u, self.num_attrs * v)
+            # nmu,uav->nmav, na,nmav->nvm
+            spread = (features @ weight).view(-1, dim, self.num_attrs, v)
+            part = torch.einsum("na,nmav->nvm", node_attrs, spread)
+            out[j] = out[j] + part.flatten(1)
+        return torch.cat(out, dim=1)
+
+    def extra_repr(self) -> str:
+        return f"{self.irreps_in} x {self.num_attrs}x0e -> {self.irreps_out}"

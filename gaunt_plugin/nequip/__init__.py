@@ -1,0 +1,34 @@
+"""Gaunt interaction blocks for NequIP, named in a config by ``_target_``.
+
+Environment: nequip 0.19, e3nn 0.6.
+
+* :func:`GauntNequIPGNNModel`, :func:`PresetGauntNequIPGNNModel`,
+  :func:`FullGauntNequIPGNNModel`: model builders
+"""
+
+try:
+    import nequip
+except ImportError as error:
+    raise ImportError(
+        "gaunt_plugin.nequip needs NequIP: pip install 'gaunt-plugin[nequip]', in an environment "
+        "without MACE (the two need different releases of e3nn)"
+    ) from error
+
+# Compared as text: packaged models carry this module, and nothing else should be imported for it.
+if [int(part) for part in nequip.__version__.split(".")[:2]] != [0, 19]:
+    raise ImportError(
+        f"gaunt_plugin.nequip is made for nequip >= 0.19.1, < 0.20, found {nequip.__version__}"
+    )
+
+from nequip.scripts._package_utils import register_libraries_as_external_for_packaging
+
+from gaunt_plugin.nequip.models import (
+    FullGauntNequIPGNNModel,
+    GauntNequIPGNNModel,
+    PresetGauntNequIPGNNModel,
+)
+
+# Quadrature rules come from SciPy when a model is built; a packaged model holds their values.
+register_libraries_as_external_for_packaging(extern_modules=["scipy"])
+
+__all__ = ["FullGauntNequIPGNNModel", "GauntNequIPGNNModel", "PresetGauntNequIPGNNModel"]

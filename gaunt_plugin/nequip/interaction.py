@@ -1,0 +1,184 @@
+"""Gaunt counterpart of NequIP's interaction block."""
+
+from typing import Dict, List, Optional, Sequence, Union
+
+import torch
+from e3nn.o3._irreps import Irreps
+from e3nn.o3._linear import Linear
+from nequip.data import AtomicDataDict
+from nequip.nn._ghost_exchange_base import NoOpGhostExchangeModule
+from nequip.nn._graph_mixin import GraphModuleMixin
+from nequip.nn.mlp import ScalarMLPFunction
+from nequip.nn.norm import AvgNumNeighborsNorm
+
+from gaunt_plugin.layers import ElementLinear, GauntManyBody
+from gaunt_plugin.layers.channel_groups import GroupedConvolution
+
+
+class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
+    r""":class:`nequip.nn.InteractionBlock` with a Gaunt convolution and many-body product.
+
+    With messages M = convolution(linear_1(x)) in the frame of each edge, and, for
+    ``correlation`` > 1, the many-body product B of ``product_features`` channels of M,
+
+    .. math:: x_i' = \text{linear}_2([M_i, B_i]) + W_{z_i} x_i
+
+    Args:
+        irreps_in, irreps_out, radial_mlp_depth, radial_mlp_width, use_sc, is_first_layer,
+            type_names, avg_num_neighbors: as in the stock block.
+        rank: channels in the convolution per channel of the features.
+        correlation: number of factors of the many-body product; 1 leaves it out.
+        parametrization, views: see :class:`~gaunt_plugin.layers.GauntManyBody`.
+        product_features: channels of the product; default: the smallest multiplicity in
+            ``irreps_out``.
+        graph_attrs: node attributes also depend on the graph, not on the type alone.
+
+    Raises:
+        ValueError: options outside of the above.
+    """
+
+    def __init__(
+        self,
+        irreps_in,
+        irreps_out,
+        radial_mlp_depth: int = 1,
+        radial_mlp_width: int = 8,
+        use_sc: bool = True,
+        is_first_layer: bool = False,
+        type_names: Optional[Sequence[str]] = None,
+        avg_num_neighbors: Optional[Union[float, Dict[str, float]]] = None,
+        rank: int = 1,
+        correlation: int = 1,
+        parametrization: str = "power",
+        views: int = 4,
+        product_features: Optional[int] = None,
+        graph_attrs: bool = False,
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank!r}")
+        embedding = Irreps([(irreps_in[AtomicDataDict.EDGE_EMBEDDING_KEY].num_irreps, (0, 1))])
+        self._init_irreps(
+            irreps_in=irreps_in,
+            required_irreps_in=[
+                AtomicDataDict.EDGE_EMBEDDING_KEY,
+                AtomicDataDict.EDGE_ATTRS_KEY,
+                AtomicDataDict.NODE_FEATURES_KEY,
+                AtomicDataDict.NODE_ATTRS_KEY,
+            ],
+            my_irreps_in={AtomicDataDict.EDGE_EMBEDDING_KEY: embedding},
+            irreps_out={AtomicDataDict.NODE_FEATURES_KEY: irreps_out},
+        )
+        self.is_first_layer = is_first_layer
+        self.num_types = len(type_names)
+        self.graph_attrs = graph_attrs
+        features = self.irreps_in[AtomicDataDict.NODE_FEATURES_KEY]
+        irreps_out = self.irreps_out[AtomicDataDict.NODE_FEATURES_KEY]
+        edge_attrs = self.irreps_in[AtomicDataDict.EDGE_ATTRS_KEY]
+        weights = {"internal_weights": True, "shared_weights": True}
+
+        self.avg_num_neighbors_norm = AvgNumNeighborsNorm(
+            avg_num_neighbors=avg_num_neighbors, type_names=type_names
+        )
+        self.linear_1 = Linear(features, Irreps([(rank * m, ir) for m, ir in features]), **weights)
+
+        wanted = {ir for _, ir in irreps_out}
+        natural = [ir for _, ir in edge_attrs]
+        if correlation > 1:
+            wanted |= set(natural)
+        self.convolution = GroupedConvolution(
+            self.linear_1.irreps_out, edge_attrs, Irreps([(1, ir) for ir in sorted(wanted)])
+        )
+        self.edge_mlp = ScalarMLPFunction(
+            input_dim=embedding.num_irreps,
+            output_dim=self.convolution.weight_numel,
+            hidden_layers_depth=radial_mlp_depth,
+            hidden_layers_width=radial_mlp_width,
+            nonlinearity="silu",
+            bias=False,
+            forward_weight_init=True,
+        )
+        messages = self.convolution.irreps_out
+
+        self.product = None
+        self.product_dims: List[int] = []
+        if correlation != 1:
+            channels = product_features or min(mul for mul, _ in irreps_out)
+            product_in = Irreps(
+                [(channels, ir) for ir in natural if any(ir == other for _, other in messages)]
+            )
+            product_out = Irreps(
+                [(channels, ir) for ir in natural if any(ir == other for _, other in irreps_out)]
+            )
+            self.linear_product = Linear(messages, product_in, **weights)
+            self.product = GauntManyBody(
+                product_in, product_out, correlation, self.num_types, parametrization, views
+            )
+            self.product_dims = [ir.dim for _, ir in product_in]
+            messages = messages + product_out
+        self.linear_2 = Linear(messages.simplify(), irreps_out, **weights)
+
+        self.sc = None
+        if use_sc:
+            self.sc = ElementLinear(
+                features, self.irreps_in[AtomicDataDict.NODE_ATTRS_KEY], irreps_out
+            )
+        self.ghost_exchange = NoOpGhostExchangeModule(
+            field=AtomicDataDict.NODE_FEATURES_KEY, irreps_in=self.irreps_in
+        )
+
+    @torch.jit.unused
+    def _get_mliap_num_local(self, data: AtomicDataDict.Type) -> int:
+        return data[AtomicDataDict.LMP_MLIAP_DATA_KEY].nlocal
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        # Ghosts are handled as in the stock block.
+        if AtomicDataDict.LMP_MLIAP_DATA_KEY in data:
+            num_local = self._get_mliap_num_local(data)
+        else:
+            num_local = AtomicDataDict.num_nodes(data)
+        x = data[AtomicDataDict.NODE_FEATURES_KEY]
+        types = data[AtomicDataDict.ATOM_TYPE_KEY].view(-1)
+        attrs = data[AtomicDataDict.NODE_ATTRS_KEY]
+        if not self.is_first_layer:
+            x = x[:num_local]
+        old = x
+
+        data[AtomicDataDict.NODE_FEATURES_KEY] = self.linear_1(x)
+        data = self.avg_num_neighbors_norm(data)
+        if not self.is_first_layer:
+            data = self.ghost_exchange(data, ghost_included=False)
+        x = data[AtomicDataDict.NODE_FEATURES_KEY]
+
+        # NequIP's edges are (receiver, sender).
+        x = self.convolution(
+            x,
+            data[AtomicDataDict.EDGE_ATTRS_KEY],
+            self.edge_mlp(data[AtomicDataDict.EDGE_EMBEDDING_KEY]),
+            data[AtomicDataDict.EDGE_INDEX_KEY].flip(0),
+        )[:num_local]
+
+        if self.product is not None:
+            parts = self.linear_product(x).split(
+                [dim * self.product.channels for dim in self.product_dims], dim=1
+            )
+            stacked = torch.cat(
+                [
+                    part.view(-1, self.product.channels, dim)
+                    for part, dim in zip(parts, self.product_dims)
+                ],
+                dim=2,
+            )
+            one_hot = types[:num_local].unsqueeze(1) == torch.arange(
+                self.num_types, device=types.device
+            )
+            x = torch.cat([x, self.product(stacked, one_hot.to(x.dtype))], dim=1)
+        x = self.linear_2(x)
+
+        if self.sc is not None:
+            if self.graph_attrs and AtomicDataDict.BATCH_KEY in data:
+                types = types + self.num_types * data[AtomicDataDict.BATCH_KEY].view(-1)
+            rows = old.shape[0]
+            x = x + self.sc(old, attrs[:rows], types[:rows])[:num_local]
+        data[AtomicDataDict.NODE_FEATURES_KEY] = x
+        return data

@@ -1,0 +1,107 @@
+"""ElementLinear against the layer of e3nn that it replaces."""
+
+import pytest
+import torch
+
+from gaunt_plugin.layers import ElementLinear
+
+from ..e3nn_o3 import o3
+from ..tolerances import assert_close
+
+ATTRIBUTES = 4
+IRREPS = {
+    "equal": ("3x0e+3x1o", "2x0e+2x1o"),
+    "missing and repeated": ("3x0e+2x1o+4x0e+5x2e", "2x0e+3x1o+2x0e+3x3o+2x1o"),
+    "parities": ("2x0e+2x0o+3x1e", "4x1e+4x1o+2x0o"),
+}
+WAYS = ["grouped", "node by node"]
+
+
+def layers(irreps, way):
+    torch.manual_seed(0)
+    stock = o3.FullyConnectedTensorProduct(irreps[0], f"{ATTRIBUTES}x0e", irreps[1])
+    torch.manual_seed(0)
+    ours = ElementLinear(irreps[0], f"{ATTRIBUTES}x0e", irreps[1])
+    ours.large = 0 if way == "grouped" else 1 << 60
+    return stock, ours
+
+
+def inputs(irreps, nodes=9):
+    """Features, attributes that depend on the type, types of which one does not occur."""
+    types = torch.tensor([2, 0, 3])[torch.randint(3, (nodes,))]
+    return torch.randn(nodes, o3.Irreps(irreps[0]).dim), torch.randn(5, ATTRIBUTES)[types], types
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("irreps", IRREPS.values(), ids=IRREPS)
+def test_same_weights_same_result(irreps, way):
+    stock, ours = layers(irreps, way)
+    assert torch.equal(stock.weight, ours.weight)  # the same random numbers in the same layout
+    x, attrs, types = inputs(irreps)
+    assert_close(ours(x, attrs, types), stock(x, attrs), "oracle")
+    scripted = torch.jit.script(ours)
+    for nodes in (9, 5, 1):
+        x, attrs, types = inputs(irreps, nodes)
+        assert_close(scripted(x, attrs, types), stock(x, attrs), "oracle")
+    one_hot = torch.nn.functional.one_hot(types, ATTRIBUTES).to(x.dtype)
+    assert_close(ours(x, one_hot), stock(x, one_hot), "oracle")
+    assert_close(scripted(x, one_hot), stock(x, one_hot), "oracle")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_of_weights_and_attributes(way):
+    """Of the embedding too, from which all nodes of a type take their row."""
+    irreps = IRREPS["missing and repeated"]
+    results = []
+    for layer in layers(irreps, way):
+        torch.manual_seed(1)
+        embedding = torch.randn(5, ATTRIBUTES, requires_grad=True)
+        x, _, types = inputs(irreps)
+        x.requires_grad_()
+        args = (
+            (x, embedding[types], types)
+            if isinstance(layer, ElementLinear)
+            else (
+                x,
+                embedding[types],
+            )
+        )
+        y = layer(*args).square().sum()
+        wanted = (x, embedding, layer.weight)
+        first = torch.autograd.grad(y, wanted, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+        results.append([*first, *second])
+    for ours, stock in zip(results[1], results[0], strict=True):
+        assert_close(ours, stock, "oracle")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_nodes(way):
+    _, ours = layers(IRREPS["equal"], way)
+    x, attrs, types = inputs(IRREPS["equal"], 0)
+    assert ours(x, attrs, types).shape == (0, 8)
+
+
+def test_recorded_graphs_hold_no_sizes_of_the_data():
+    """Also in make_fx, which NequIP compiles with, where torch.compile's own flag is not set."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    torch.compiler.reset()
+    irreps = IRREPS["equal"]
+    _, ours = layers(irreps, "grouped")
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager", dynamic=True)
+    recorded = make_fx(lambda *a: ours(*a), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+        *inputs(irreps, 9)
+    )
+    for nodes in (9, 7, 12):
+        args = inputs(irreps, nodes)
+        for graph in (compiled, recorded):
+            assert_close(graph(*args), ours(*args), "program")
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"2x0e and 2x1o have no irrep in common"):
+        ElementLinear("2x0e", "3x0e", "2x1o")
+    for wrong in ("3x0o", "3x1o", "3x0e+1x0o", ""):
+        with pytest.raises(ValueError, match="even scalars"):
+            ElementLinear("2x0e", wrong, "2x0e")
