@@ -4,13 +4,13 @@ The program takes a graph and returns energies and their gradients::
 
     forward(edge_vectors [E, 3], edge_index [2, E], types [N], owned [N]) -> (energies, gradients)
 
-* ``edge_vectors``: ``r[receiver] - r[sender]``, Å, in the model's dtype; all pairs closer than
-  the cutoff, both directions, images included
+* ``edge_vectors``: float64, ``r[receiver] - r[sender]`` in Å; all pairs closer than the cutoff,
+  both directions, images included
 * ``edge_index``: int64, row 0 the sender and row 1 the receiver of every edge
 * ``types``: int64, place of an atom's element in the file's list of elements
 * ``owned``: bool, the atoms whose energies count; others only surround them
 * ``energies [N]``: eV, float64, of every atom (meaningful where it is owned)
-* ``gradients [E, 3]``: ``dE/d(edge_vectors)`` of ``E = sum(energies[owned])``, eV/Å
+* ``gradients [E, 3]``: float64, ``dE/d(edge_vectors)`` of ``E = sum(energies[owned])``, eV/Å
 
 With ``g`` the gradients and ``d`` the vectors, forces are ``F[receiver] -= g``, ``F[sender] += g``
 and the virial (``sum r_i F_i``) is ``-sum d g``. An energy depends on edges into atoms that are
@@ -46,7 +46,7 @@ class Description:
         elements: symbols in the order of the model's types.
         cutoff: Å.
         layers: number of message-passing layers.
-        dtype: ``"float32"`` or ``"float64"``.
+        dtype: what the model computes in, ``"float32"`` or ``"float64"``.
         versions: of the packages that wrote the file.
         contract: version of the contract.
     """

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -36,34 +37,39 @@ def host_of(path: Path) -> str:
 
 
 def export(
-    model: Path, output: Path, *, head: str | None = None, dtype: str | None = None
+    model: Path | torch.nn.Module,
+    output: Path,
+    *,
+    head: str | None = None,
+    dtype: str | None = None,
 ) -> Description:
     """Write the file and check that it computes what the model does.
 
     Args:
-        model: a ``.model`` of MACE, or a checkpoint or package of NequIP. Reading one runs code
-            that is stored in it.
+        model: a model of MACE or NequIP, or a file: a ``.model`` of MACE, a checkpoint or package
+            of NequIP. Reading a file runs code that is stored in it.
         output: the file to write.
         head: of a MACE model with several heads.
-        dtype: ``"float32"`` or ``"float64"``; default: the model's own.
+        dtype: ``"float32"`` or ``"float64"``; default: the model's own. A NequIP model has the
+            dtype it was built with.
 
     Raises:
         ModelFileError: the model can't be exported; the message says why.
     """
-    if not model.is_file():
-        raise ModelFileError(f"there is no file {model}")
     if dtype is not None and dtype not in DTYPES:
         raise ModelFileError(f"unknown dtype {dtype!r}; possible: {', '.join(DTYPES)}")
-    host = host_of(model)
+    if isinstance(model, Path) and not model.is_file():
+        raise ModelFileError(f"there is no file {model}")
     try:
-        adapter = importlib.import_module(f"gaunt_plugin.lammps.from_{host}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != host:
-            raise
-        raise ModelFileError(
-            f"{model} looks like a file of {_HOSTS[host]}, which is not installed here"
-        ) from error
-    eager, description = adapter.edge_model(model, head, dtype)
+        adapter = _adapter(model)
+        if isinstance(model, Path):
+            loaded = adapter.load(model)
+        else:
+            loaded = model
+        eager, description = adapter.edge_model(loaded, head, dtype)
+    except ModelFileError as error:
+        name = model if isinstance(model, Path) else type(model).__name__
+        raise ModelFileError(f"can't export {name}: {error}") from error
     versions = {"gaunt-plugin": gaunt_plugin.__version__, **description.versions}
     description = replace(description, versions=versions)
     contract.save(adapter.script(eager), description, output)
@@ -73,6 +79,23 @@ def export(
         output.unlink()
         raise
     return description
+
+
+def _adapter(model: Path | torch.nn.Module) -> ModuleType:
+    """The module of this package for the model's host."""
+    if isinstance(model, Path):
+        host = host_of(model)
+    else:
+        # NequIP marks its models, wherever their class comes from.
+        host = "nequip" if getattr(model, "is_graph_model", False) else "mace"
+    try:
+        return importlib.import_module(f"gaunt_plugin.lammps.from_{host}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != host:
+            raise
+        raise ModelFileError(
+            f"it looks like a model of {_HOSTS[host]}, which is not installed here"
+        ) from error
 
 
 def _check(eager: torch.nn.Module, program: torch.jit.ScriptModule, about: Description) -> None:
@@ -116,5 +139,4 @@ def _chain(num_nodes: int, spacing: float, about: Description) -> tuple[torch.Te
     owned = torch.ones(num_nodes, dtype=torch.bool)
     if num_nodes > 1:
         owned[-1] = False
-    edge_vectors = vectors[edge_index[0], edge_index[1]].to(DTYPES[about.dtype])
-    return edge_vectors, edge_index, types, owned
+    return vectors[edge_index[0], edge_index[1]], edge_index, types, owned

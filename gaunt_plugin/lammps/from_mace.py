@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-# First: it prepares torch for e3nn 0.4.4.
-import mace
-from mace.tools.utils import AtomicNumberTable  # noqa: F401 (models refer to it)
+import mace  # first: it prepares torch for e3nn 0.4.4
 
 import torch
 from ase.data import chemical_symbols
@@ -37,6 +36,7 @@ class EdgeModel(torch.nn.Module):
         super().__init__()
         self.model = model
         self.num_elements = len(model.atomic_numbers)
+        self.dtype: torch.dtype = model.r_max.dtype
         self.register_buffer("head", torch.tensor([head], dtype=torch.long))
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
@@ -48,7 +48,7 @@ class EdgeModel(torch.nn.Module):
         types: torch.Tensor,
         owned: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        vectors = edge_vectors.detach().requires_grad_(True)
+        vectors = edge_vectors.detach().to(self.dtype).requires_grad_(True)
         num_nodes = types.shape[0]
         node_attrs = torch.zeros(
             num_nodes, self.num_elements, dtype=vectors.dtype, device=vectors.device
@@ -57,7 +57,7 @@ class EdgeModel(torch.nn.Module):
         data: Dict[str, torch.Tensor] = {
             "positions": torch.zeros(num_nodes, 3, dtype=vectors.dtype, device=vectors.device),
             "shifts": vectors,
-            "unit_shifts": torch.zeros_like(edge_vectors),
+            "unit_shifts": torch.zeros_like(vectors),
             "cell": torch.zeros(3, 3, dtype=vectors.dtype, device=vectors.device),
             "edge_index": edge_index,
             "node_attrs": node_attrs,
@@ -74,67 +74,83 @@ class EdgeModel(torch.nn.Module):
             total: List[torch.Tensor] = [energies[owned].sum()]
             gradient = torch.autograd.grad(total, [vectors], allow_unused=True)[0]
         if gradient is None:
-            gradient = torch.zeros_like(edge_vectors)
-        return energies.detach(), gradient
+            gradient = torch.zeros_like(vectors)
+        return energies.detach(), gradient.double()
 
 
-def read(path: Path) -> torch.nn.Module:
+def load(path: Path) -> torch.nn.Module:
     """Load a ``.model`` file (a pickle, which can run code: only from people you trust).
 
     Raises:
-        ModelFileError: not such a file, or a model of another kind.
+        ModelFileError: not such a file.
     """
     try:
         model = torch.load(path, map_location="cpu", weights_only=False)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ImportError, AttributeError) as error:
-        raise ModelFileError(f"{path} is no MACE model: {error}") from error
+        raise ModelFileError(f"it is no MACE model ({error})") from error
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelFileError(
-            f"{path} is compiled already; export the .model file it was compiled from"
-        )
-    if type(model).__name__ not in _MODELS or not isinstance(model, torch.nn.Module):
-        raise ModelFileError(
-            f"{path} holds a {type(model).__name__}; possible are {' and '.join(_MODELS)}"
-        )
-    if hasattr(model, "joint_embedding"):
-        raise ModelFileError(
-            f"{path} takes charge, spin or other inputs besides positions and elements, which "
-            "LAMMPS can't give it"
-        )
+        raise ModelFileError("it is compiled already; export the .model it was compiled from")
     return model
 
 
+def check(model: torch.nn.Module) -> None:
+    """Refuse a model that is not a function of edge vectors and elements alone.
+
+    Raises:
+        ModelFileError: such a model.
+    """
+    if type(model).__name__ not in _MODELS or not isinstance(model, torch.nn.Module):
+        raise ModelFileError(
+            f"it is a {type(model).__name__}; possible are {' and '.join(_MODELS)}"
+        )
+    if hasattr(model, "joint_embedding"):
+        raise ModelFileError(
+            "it takes charge, spin or other inputs besides positions and elements, which LAMMPS "
+            "can't give it"
+        )
+
+
+def head_index(model: torch.nn.Module, head: Optional[str]) -> int:
+    """The number of a head, which may be left out if there is only one.
+
+    Raises:
+        ModelFileError: no such head, or several to choose from.
+    """
+    heads = getattr(model, "heads", None) or ["Default"]
+    if head is None and len(heads) > 1:
+        # Taking one silently would give another model's energies.
+        raise ModelFileError(f"it has the heads {', '.join(heads)}: choose one with --head")
+    if head is not None and head not in heads:
+        raise ModelFileError(f"it has no head {head!r}; possible: {', '.join(heads)}")
+    return heads.index(head) if head is not None else 0
+
+
 def edge_model(
-    path: Path, head: Optional[str], dtype: Optional[str]
+    model: torch.nn.Module, head: Optional[str], dtype: Optional[str]
 ) -> Tuple[torch.nn.Module, Description]:
-    """The eager edge model of a file, and its description.
+    """A model behind the contract, as Python code, and its description.
 
     Args:
-        path: a ``.model`` file.
+        model: stays as it is.
         head: name of a head; may be left out if there is only one.
         dtype: ``"float32"``, ``"float64"`` or None for the model's own.
 
     Raises:
-        ModelFileError: wrong file, unknown head, or a head must be chosen.
+        ModelFileError: another kind of model, unknown head, or a head must be chosen.
     """
-    model = read(path)
-    heads = getattr(model, "heads", None) or ["Default"]
-    if head is None and len(heads) > 1:
-        # The calculator asks, too; taking one silently would give another model's energies.
-        raise ModelFileError(f"{path} has the heads {', '.join(heads)}: choose one with --head")
-    if head is not None and head not in heads:
-        raise ModelFileError(f"{path} has no head {head!r}; possible: {', '.join(heads)}")
-    own = next(model.parameters()).dtype
-    name = dtype or {value: key for key, value in DTYPES.items()}[own]
-    model = model.to(DTYPES[name]).eval()
+    check(model)
+    number = head_index(model, head)
+    names = {value: key for key, value in DTYPES.items()}
+    name = dtype or names[next(model.parameters()).dtype]
+    model = copy.deepcopy(model).to(DTYPES[name]).eval()
     description = Description(
-        elements=tuple(chemical_symbols[int(number)] for number in model.atomic_numbers),
+        elements=tuple(chemical_symbols[int(z)] for z in model.atomic_numbers),
         cutoff=float(model.r_max),
         layers=int(model.num_interactions),
         dtype=name,
         versions={"mace-torch": mace.__version__, "torch": torch.__version__},
     )
-    return EdgeModel(model, heads.index(head) if head is not None else 0), description
+    return EdgeModel(model, number), description
 
 
 def script(model: torch.nn.Module) -> torch.jit.ScriptModule:

@@ -19,7 +19,6 @@ else:
     from . import nequip_models as host
 
 from gaunt_plugin.lammps.build import build
-from gaunt_plugin.lammps.export import export
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -75,7 +74,7 @@ def lammps(tmp_path_factory, cache):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Model files of the host, in float64, by name: ``gaunt``, ``stock`` and others."""
+    """Models of the host by name, ``gaunt``, ``stock`` and others, as its helpers know them."""
     return host.make_models(tmp_path_factory.mktemp("models"))
 
 
@@ -87,7 +86,7 @@ def exported(models, tmp_path_factory):
     def get(name: str, dtype: str = "float64") -> Path:
         path = folder / f"{name}-{dtype}.pt"
         if not path.exists():
-            export(models[name], path, dtype=dtype)
+            host.write(models[name], path, dtype)
         return path
 
     return get

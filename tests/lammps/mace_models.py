@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from e3nn import o3
 
+from gaunt_plugin.lammps.export import export
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE
@@ -70,6 +71,10 @@ def make_models(folder: Path) -> dict[str, Path]:
     for name, model in models.items():
         torch.save(model, paths[name])
     return paths
+
+
+def write(model: Path, path: Path, dtype: str) -> None:
+    export(model, path, dtype=dtype)
 
 
 def calculator(path: Path, **options) -> MACECalculator:

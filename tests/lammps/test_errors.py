@@ -46,7 +46,7 @@ def rewritten(source, target, **changes) -> str:
 
 
 @pytest.fixture(scope="module")
-def messages(tmp_path_factory, exported, models, cache, python):
+def messages(tmp_path_factory, exported, cache, python):
     """The error of each wrong input."""
     folder = tmp_path_factory.mktemp("errors")
     atoms = molecule()
@@ -65,6 +65,7 @@ def messages(tmp_path_factory, exported, models, cache, python):
     def style(line):
         return right.replace("pair_style gaunt", f"pair_style gaunt {line}")
 
+    torch.save(Other(), folder / "pickle.pt")
     (folder / "text.pt").write_text("no model")
     (folder / "empty.pt").write_bytes(b"")
     (folder / "cut.pt").write_bytes(model.read_bytes()[:-3000])
@@ -85,7 +86,7 @@ def messages(tmp_path_factory, exported, models, cache, python):
         "text file": file("text.pt"),
         "empty file": file("empty.pt"),
         "cut file": file("cut.pt"),
-        "host's own file": file(models["gaunt"]),
+        "pickle": file("pickle.pt"),
         "other program": file("other.pt"),
         "newer contract": file(rewritten(model, folder / "new.pt", gaunt_contract="99")),
         "damaged entry": file(rewritten(model, folder / "damaged.pt", gaunt_cutoff="three")),
@@ -125,7 +126,7 @@ def messages(tmp_path_factory, exported, models, cache, python):
         "text file": ["text.pt", "not a model file", "gaunt-lammps export"],
         "empty file": ["can't read the file empty.pt"],
         "cut file": ["cut.pt", "not a model file", "gaunt-lammps export"],
-        "host's own file": ["not a model file", "gaunt-lammps export"],
+        "pickle": ["not a model file", "gaunt-lammps export"],
         "other program": ["other.pt", "not a model file", "gaunt-lammps export"],
         "newer contract": ["new.pt", "newer", "99", "update gaunt_plugin"],
         "damaged entry": ["damaged.pt", "cutoff", "three"],

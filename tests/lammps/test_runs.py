@@ -39,9 +39,7 @@ def test_minimization_ends_at_small_forces(results, calculator):
     assert results["minimized"].energy < atoms.get_potential_energy()
     assert np.abs(results["minimized"].forces).max() < 1e-3
     atoms.positions = results["minimized"].positions
-    np.testing.assert_allclose(
-        results["minimized"].forces, atoms.get_forces(), rtol=0, atol=1e-10
-    )
+    np.testing.assert_allclose(results["minimized"].forces, atoms.get_forces(), rtol=0, atol=1e-10)
 
 
 def test_box_and_atoms_move_with_pressure(results):
@@ -74,8 +72,7 @@ def test_hybrid_sees_its_own_atoms_only(lammps, exported, calculator, ranks):
     text = header(atoms, exported("gaunt"), "hybrid gaunt lj/cut 2.5")
     text = text.replace(
         f"pair_coeff * * {exported('gaunt')} H C O",
-        f"pair_coeff * * gaunt {exported('gaunt')} H C NULL\n"
-        "pair_coeff 1*3 3 lj/cut 0.01 2.0\n",
+        f"pair_coeff * * gaunt {exported('gaunt')} H C NULL\npair_coeff 1*3 3 lj/cut 0.01 2.0\n",
     )
     text += """
 run 0

@@ -18,7 +18,6 @@ namespace Gaunt {
 struct Model::Program {
   torch::jit::Module module;
   torch::Device device = torch::kCPU;
-  torch::ScalarType dtype = torch::kFloat64;
 };
 
 // libtorch's message without its stack trace: the last line says what is wrong, at times after
@@ -110,7 +109,6 @@ Model::Model(const std::string &bytes, const std::string &device_name, int local
       (dtype != "float32" && dtype != "float64"))
     throw std::runtime_error(std::string("its description is damaged") + hint);
 
-  program->dtype = dtype == "float32" ? torch::kFloat32 : torch::kFloat64;
   program->device = pick_device(device_name, local_rank);
   device = program->device.str();
   program->module.eval();
@@ -139,10 +137,8 @@ Result Model::evaluate(const Graph &graph)
 
     const PlainExecutor executor;
     const auto on = program->device;
-    // A copy even where nothing changes: the model asks for gradients of its input.
     auto output = program->module
-                      .forward({vectors.to(on, program->dtype, false, true), index.to(on),
-                                types.to(on), owned.to(on)})
+                      .forward({vectors.to(on), index.to(on), types.to(on), owned.to(on)})
                       .toTuple();
     auto energies = output->elements().at(0).toTensor().to(torch::kCPU, torch::kFloat64);
     auto gradients = output->elements().at(1).toTensor().to(torch::kCPU, torch::kFloat64);
