@@ -62,10 +62,7 @@ def export(
         raise ModelFileError(f"there is no file {model}")
     try:
         adapter = _adapter(model)
-        if isinstance(model, Path):
-            loaded = adapter.load(model)
-        else:
-            loaded = model
+        loaded = adapter.load(model) if isinstance(model, Path) else model
         eager, description = adapter.edge_model(loaded, head, dtype)
     except ModelFileError as error:
         name = model if isinstance(model, Path) else type(model).__name__

@@ -24,11 +24,11 @@ OPTIONS = {
     "parity": True,
     "num_features": 4,
     "per_type_energy_shifts": {"H": -1.0, "C": -2.0, "O": -3.0},
-    "pair_potential": {
-        "_target_": "nequip.nn.pair_potential.ZBL",
-        "units": "metal",
-        "chemical_species": SYMBOLS,
-    },
+}
+ZBL = {
+    "_target_": "nequip.nn.pair_potential.ZBL",
+    "units": "metal",
+    "chemical_species": SYMBOLS,
 }
 CUTOFFS = {"H": 2.0, "C": {"H": 3.0, "C": 2.5, "O": 2.7}}
 
@@ -37,7 +37,7 @@ def make_models(folder: Path) -> dict[str, dict]:
     """The options of each model."""
     return {
         "gaunt": {"num_layers": 2, "correlation": 2, "per_edge_type_cutoff": CUTOFFS},
-        "three_layers": {"num_layers": 3},
+        "three_layers": {"num_layers": 3, "pair_potential": ZBL},
         "one_layer": {"num_layers": 1, "correlation": 3},
         "stock": {"num_layers": 2, "builder": NequIPGNNModel},
     }

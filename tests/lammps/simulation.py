@@ -22,7 +22,7 @@ def write_data(path: Path, atoms: Atoms, symbols=SYMBOLS) -> None:
         low, high = np.zeros(3), np.diag(cell)
         tilt = cell[1, 0], cell[2, 0], cell[2, 1]
     else:
-        low, high = atoms.positions.min(0) - 1, atoms.positions.max(0) + 1
+        low, high = atoms.positions.min(0) - 3, atoms.positions.max(0) + 3
         tilt = (0.0, 0.0, 0.0)
     lines = ["", f"{len(atoms)} atoms", f"{len(symbols)} atom types"]
     lines += [f"{a:.17g} {b:.17g} {x}lo {x}hi" for a, b, x in zip(low, high, "xyz")]
