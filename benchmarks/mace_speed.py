@@ -11,10 +11,8 @@ import argparse
 import copy
 import platform
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +26,7 @@ import ase.io
 import numpy as np
 import torch
 from e3nn import o3
+from timing import interleaved
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
 from gaunt_plugin.mace.blocks import INTERACTIONS
@@ -40,18 +39,6 @@ ATOMS, EDGES, CHANNELS = 135, 2242, 128
 
 def natural(mul, lmax):
     return o3.Irreps([(mul, (l, (-1) ** l)) for l in range(lmax + 1)])
-
-
-def interleaved(calls, repeats):
-    """Median time of each call in ms, the calls taking turns; one warm-up."""
-    times = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def row(operation, shape, times, extra=""):
