@@ -64,12 +64,17 @@ def export(
         adapter = _adapter(model)
         loaded = adapter.load(model) if isinstance(model, Path) else model
         eager, description = adapter.edge_model(loaded, head, dtype)
+        try:
+            program = adapter.script(eager)
+        except RuntimeError as error:
+            cause = [line for line in str(error).splitlines() if line.strip()][:1]
+            raise ModelFileError(f"TorchScript can't compile it ({''.join(cause)})") from error
     except ModelFileError as error:
         name = model if isinstance(model, Path) else type(model).__name__
         raise ModelFileError(f"can't export {name}: {error}") from error
     versions = {"gaunt-plugin": gaunt_plugin.__version__, **description.versions}
     description = replace(description, versions=versions)
-    contract.save(adapter.script(eager), description, output)
+    contract.save(program, description, output)
     try:
         _check(eager, *contract.load(output))
     except Exception:
@@ -97,7 +102,7 @@ def _adapter(model: Path | torch.nn.Module) -> ModuleType:
 
 def _check(eager: torch.nn.Module, program: torch.jit.ScriptModule, about: Description) -> None:
     """Compare the file with the model on a few graphs, empty ones included."""
-    with _plain_executor():
+    with run_as_written():
         _compare(eager, program, about)
 
 
@@ -114,15 +119,16 @@ def _compare(eager: torch.nn.Module, program: torch.jit.ScriptModule, about: Des
 
 
 @contextlib.contextmanager
-def _plain_executor() -> Iterator[None]:
-    """What the pair style runs programs with, and faster for a few calls; see gaunt_model.cpp."""
-    switch = getattr(torch._C, "_jit_set_profiling_executor", None)
-    before = switch(False) if switch else None
+def run_as_written() -> Iterator[None]:
+    """Run TorchScript as the pair style does, without compiling for sizes; see gaunt_model.cpp."""
+    executor = torch._C._jit_set_profiling_executor(False)
+    optimize = torch._C._get_graph_executor_optimize()
+    torch._C._set_graph_executor_optimize(False)
     try:
         yield
     finally:
-        if switch:
-            switch(before)
+        torch._C._set_graph_executor_optimize(optimize)
+        torch._C._jit_set_profiling_executor(executor)
 
 
 def _chain(num_nodes: int, spacing: float, about: Description) -> tuple[torch.Tensor, ...]:

@@ -19,6 +19,7 @@ else:
     from . import nequip_models as host
 
 from gaunt_plugin.lammps.build import build
+from gaunt_plugin.lammps.export import run_as_written
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -100,12 +101,12 @@ def calculator(models):
 
 @pytest.fixture(scope="session", autouse=True)
 def small_models_fast():
-    """One thread, and not TorchScript's default executor, which compiles for each array size."""
-    before = torch.get_num_threads(), torch._C._jit_set_profiling_executor(False)
+    """One thread, and TorchScript as LAMMPS runs it: otherwise it compiles for each array size."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    torch._C._jit_set_profiling_executor(before[1])
+    with run_as_written():
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

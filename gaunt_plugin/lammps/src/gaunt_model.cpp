@@ -32,18 +32,27 @@ static std::string reason(const std::exception &error)
 }
 
 // TorchScript's default executor watches the first calls and compiles for the sizes it saw. Here
-// the number of edges changes all the time: that costs seconds at the start, again whenever a size
-// is new, and makes the later calls slower. The plain executor does neither. The setting belongs
-// to the process, so it is put back.
-class PlainExecutor {
+// the number of edges changes all the time: that costs seconds at the start and again whenever a
+// size is new, and gains nothing afterwards. Run as written instead. Both settings belong to the
+// process, so they are put back.
+class RunAsWritten {
  public:
-  PlainExecutor() : before(torch::jit::getExecutorMode().exchange(false)) {}
-  ~PlainExecutor() { torch::jit::getExecutorMode() = before; }
-  PlainExecutor(const PlainExecutor &) = delete;
-  PlainExecutor &operator=(const PlainExecutor &) = delete;
+  RunAsWritten() :
+      executor(torch::jit::getExecutorMode().exchange(false)),
+      optimize(torch::jit::getGraphExecutorOptimize())
+  {
+    torch::jit::setGraphExecutorOptimize(false);
+  }
+  ~RunAsWritten()
+  {
+    torch::jit::setGraphExecutorOptimize(optimize);
+    torch::jit::getExecutorMode() = executor;
+  }
+  RunAsWritten(const RunAsWritten &) = delete;
+  RunAsWritten &operator=(const RunAsWritten &) = delete;
 
  private:
-  bool before;
+  bool executor, optimize;
 };
 
 static double number(const std::string &name, const std::string &text)
@@ -135,7 +144,7 @@ Result Model::evaluate(const Graph &graph)
     auto owned = torch::zeros({nodes}, torch::kBool);
     owned.slice(0, 0, graph.num_owned).fill_(true);
 
-    const PlainExecutor executor;
+    const RunAsWritten settings;
     const auto on = program->device;
     auto output = program->module
                       .forward({vectors.to(on), index.to(on), types.to(on), owned.to(on)})
