@@ -1,6 +1,8 @@
 """Run a short molecular dynamics at constant energy with a trained model.
 
-    python examples/md_ase.py runs/quickstart/quickstart.model
+    python examples/md_ase.py runs/quickstart/quickstart.model         # MACE
+    python examples/md_ase.py runs/nequip/quickstart/best.ckpt         # NequIP; or a package or a
+                                                                       # compiled file of it
 
 Prints the drift of the total energy per atom, which the model's forces decide, and the speed.
 """
@@ -9,8 +11,6 @@ import argparse
 import sys
 import time
 from pathlib import Path
-
-from mace.calculators import MACECalculator
 
 import numpy as np
 from ase import units
@@ -21,24 +21,41 @@ from ase.md.verlet import VelocityVerlet
 SAMPLE = Path(__file__).parent / "3bpa_sample" / "test_300K.xyz"
 
 
+def make_calculator(model: str, device: str, dtype: str):
+    """The calculator of the host that wrote the file; imports no other host."""
+    if model.endswith((".ckpt", ".nequip.zip", ".nequip.pth", ".nequip.pt2")):
+        from nequip.integrations.ase import NequIPCalculator
+
+        if model.endswith((".pth", ".pt2")):
+            return NequIPCalculator.from_compiled_model(model, device=device)
+        return NequIPCalculator._from_saved_model(model, device=device)
+    from mace.calculators import MACECalculator
+
+    return MACECalculator(model, device=device, default_dtype=dtype)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="a model file written by mace_run_train")
+    parser.add_argument("model", help="a model file of MACE or NequIP")
     parser.add_argument("--start", default=SAMPLE, help="extended XYZ; its first frame is used")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--timestep", type=float, default=0.5, help="fs")
     parser.add_argument("--temperature", type=float, default=300.0, help="of the velocities, K")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--dtype", choices=["float32", "float64"], default="", help="default: the model's own"
+        "--dtype",
+        choices=["float32", "float64"],
+        default="",
+        help="for MACE (default: the model's own)",
     )
     parser.add_argument(
         "--tolerance", type=float, default=5.0, help="largest drift that is no failure, meV/atom"
     )
     args = parser.parse_args()
 
+    calculator = make_calculator(args.model, args.device, args.dtype)
     atoms = read(args.start, 0)
-    atoms.calc = MACECalculator(args.model, device=args.device, default_dtype=args.dtype)
+    atoms.calc = calculator
     thermal = np.sqrt(atoms.get_masses() * units.kB * args.temperature)[:, None]
     atoms.set_momenta(thermal * np.random.default_rng(0).standard_normal((len(atoms), 3)))
     Stationary(atoms)

@@ -1,13 +1,16 @@
 """From a clean clone to a trained, running and exported Gaunt model, in minutes on two cores.
 
-    python examples/quickstart.py
+    python examples/quickstart.py                 # MACE
+    python examples/quickstart.py --host nequip
 
-needs Python 3.10 or newer and pip. It creates the environment ``.venv-mace``, trains on the
-sample in ``examples/3bpa_sample``, runs molecular dynamics and exports to TorchScript; what it
-makes lies in ``runs/quickstart``. When interrupted, the same command goes on where it stopped.
+needs Python 3.10 or newer and pip. It creates the environment ``.venv-mace`` or ``.venv-nequip``,
+trains on the sample in ``examples/3bpa_sample``, runs molecular dynamics and exports to files that
+need no Python code; what it makes lies in ``runs/quickstart`` or ``runs/nequip/quickstart``. When
+interrupted, the same command goes on where it stopped.
 """
 
 import argparse
+import csv
 import os
 import sys
 import time
@@ -16,28 +19,65 @@ from pathlib import Path
 import environment
 
 ROOT = environment.ROOT
-CONFIG = "configs/mace/quickstart.yaml"
-MODEL = "runs/quickstart/quickstart.model"
+# Per host: the model that the training leaves, and what exports it.
+MODELS = {"mace": "runs/quickstart/quickstart.model", "nequip": "runs/nequip/quickstart/best.ckpt"}
+EXPORTS = {"mace": "export_torchscript.py", "nequip": "export_nequip.py"}
+RUN = ROOT / "runs" / "nequip" / "quickstart"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv-mace", help="environment")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], epilog="Other arguments go to the training command."
+    )
+    parser.add_argument("--host", choices=list(MODELS), default="mace")
+    parser.add_argument("--venv", type=Path, help="environment (default: .venv-HOST)")
     parser.add_argument("--python", default=sys.executable, help="creates the environment")
     args, train_args = parser.parse_known_args()
     start = time.monotonic()
 
     print("== 1/4 environment", flush=True)
-    python = environment.ensure(args.venv.absolute(), "mace", args.python)
+    venv = args.venv or ROOT / f".venv-{args.host}"
+    python = environment.ensure(venv.absolute(), args.host, args.python)
 
-    train = [str(python.with_name("mace_run_train")), "--plugin", "gaunt", "--config", CONFIG]
-    tables = stage("2/4 training", [*train, *train_args], keep=("Error-table", "+--", "|"))
-    stage("3/4 molecular dynamics", [str(python), "examples/md_ase.py", MODEL])
-    stage("4/4 export to TorchScript", [str(python), "examples/export_torchscript.py", MODEL])
+    train = train_mace if args.host == "mace" else train_nequip
+    table = train(python, train_args)
+    model = MODELS[args.host]
+    stage("3/4 molecular dynamics", [str(python), "examples/md_ase.py", model])
+    stage("4/4 export", [str(python), f"examples/{EXPORTS[args.host]}", model])
 
     print("== Errors of the model")
-    print("".join(tables).rstrip())
-    print(f"== Done in {time.monotonic() - start:.0f} s; the model is {MODEL}")
+    print(table.rstrip())
+    print(f"== Done in {time.monotonic() - start:.0f} s; the model is {model}")
+
+
+def train_mace(python: Path, arguments: list[str]) -> str:
+    """Train with MACE and return its error tables."""
+    command = [str(python.with_name("mace_run_train")), "--plugin", "gaunt"]
+    command += ["--config", "configs/mace/quickstart.yaml", *arguments]
+    return "".join(stage("2/4 training", command, keep=("Error-table", "+--", "|")))
+
+
+def train_nequip(python: Path, arguments: list[str]) -> str:
+    """Train with NequIP and return a table of its test metrics."""
+    command = [str(python.with_name("nequip-train")), "-cn", "quickstart"]
+    command += ["-cp", str(ROOT / "configs" / "nequip"), *arguments]
+    last = RUN / "last.ckpt"
+    if last.exists():
+        command.append(f"++ckpt_path={last.relative_to(ROOT)}")
+    stage("2/4 training", command)
+
+    newest = max(RUN.glob("log/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    with newest.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    errors = {name: float(value) for row in rows for name, value in row.items() if value}
+    lines = ["test set     energy, meV/atom     forces, meV/Å     (RMSE)"]
+    for index, name in enumerate(("300 K", "600 K", "1200 K")):
+        energy, forces = (
+            1000 * errors[f"test{index}_epoch/{error}"]
+            for error in ("per_atom_energy_rmse", "forces_rmse")
+        )
+        lines.append(f"{name:8}     {energy:16.2f}     {forces:13.1f}")
+    return "\n".join(lines)
 
 
 def stage(title: str, command: list[str], keep: tuple[str, ...] = ()) -> list[str]:
@@ -55,7 +95,7 @@ def stage(title: str, command: list[str], keep: tuple[str, ...] = ()) -> list[st
         if any(text in line for text in keep):
             kept.append(line)
 
-    # MACE and e3nn warn, several times each, about choices that are theirs.
+    # The hosts, Lightning and e3nn warn, several times each, about choices that are theirs.
     quiet = {"PYTHONWARNINGS": "ignore::UserWarning,ignore::DeprecationWarning"}
     code = environment.stream(command, show, {**quiet, **os.environ, "PYTHONUNBUFFERED": "1"})
     if code != 0:

@@ -50,9 +50,10 @@ def test_runs(workshop, name):
     output = workshop.run(folder, "nequip.scripts.train", *settings)
     assert "TEST RUN END" in output
     metrics = read_metrics(folder / "out")
-    errors = [value for key, column in metrics.items() if "rmse" in key for value in column]
-    assert len(errors) > 6
-    assert max(errors) < 10
+    # Energies of isolated atoms in 3bpa.yaml are those of the published data, not of the sample.
+    errors = [*metrics["val0_epoch/forces_rmse"], *metrics["test0_epoch/forces_rmse"]]
+    assert len(errors) == 3
+    assert max(errors) < 2  # eV/Å
     model = load_saved_model(folder / "out/best.ckpt")
     assert blocks(model) == expected_blocks(name)
     products = [m for m in model.modules() if type(m).__name__ == "GauntManyBody"]

@@ -1,7 +1,8 @@
 """NequIP's own tests for models of extension packages, all of them.
 
 What the suite itself leaves out on a machine without GPU: train-time compilation ("known
-compilation bugs ... on CPU") and LAMMPS ML-IAP (needs LAMMPS with Kokkos on CUDA).
+compilation bugs ... on CPU") and LAMMPS ML-IAP (needs LAMMPS with Kokkos on CUDA; the calls that it
+makes are in test_commands.py). The tests of torch-sim run where it is installed.
 """
 
 from pathlib import Path
@@ -82,8 +83,9 @@ class TestCompiledFiles(
 ):
     """The same tests and those of compiled files, for one small model.
 
-    They train and generate C++ for each of two data sets, two dtypes and two kinds of saved models,
-    minutes of compiler time for every model.
+    They train, and generate C++, more than a minute of a compiler, for each of two data sets, two
+    dtypes and two kinds of saved models. conftest.py takes four of the eight, every pair of these
+    choices among them; all eight run with GAUNT_TEST_ALL=1.
     """
 
     @pytest.fixture(scope="class")
