@@ -215,7 +215,11 @@ void PairGaunt::init_style()
   neighbor->add_request(
       this, NeighConst::REQ_FULL | (needs_ghosts ? NeighConst::REQ_GHOST : NeighConst::REQ_DEFAULT));
   const double needed = needed_comm_cutoff();
-  if (needs_ghosts && comm->mode == Comm::SINGLE && comm->cutghostuser < needed) {
+  // Before the neighbor lists are set up, which know no ghosts of several kinds either.
+  if (needs_ghosts && comm->mode != Comm::SINGLE)
+    error->all(FLERR, "pair_style gaunt needs comm_modify mode single cutoff {} on several ranks",
+               needed);
+  if (needs_ghosts && comm->cutghostuser < needed) {
     comm->cutghostuser = needed;
     if (comm->me == 0)
       utils::logmesg(lmp, "pair_style gaunt: {} layers need comm_modify cutoff {}, set\n",
@@ -233,9 +237,6 @@ void PairGaunt::setup()
 {
   if (!needs_ghosts) return;
   const double needed = needed_comm_cutoff();
-  if (comm->mode != Comm::SINGLE)
-    error->all(FLERR, "pair_style gaunt needs comm_modify mode single cutoff {} on several ranks",
-               needed);
   if (comm->get_comm_cutoff() < needed * (1.0 - 1e-12))
     error->all(FLERR,
                "The communication cutoff {} is too short for {} layers of {} Angstrom: use "
