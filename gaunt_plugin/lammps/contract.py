@@ -1,0 +1,115 @@
+"""The exported file: a TorchScript program and its description.
+
+The program takes a graph and returns energies and their gradients::
+
+    forward(edge_vectors [E, 3], edge_index [2, E], types [N], owned [N]) -> (energies, gradients)
+
+* ``edge_vectors``: float64, ``r[receiver] - r[sender]`` in Å; all pairs closer than the cutoff,
+  both directions, images included
+* ``edge_index``: int64, row 0 the sender and row 1 the receiver of every edge
+* ``types``: int64, place of an atom's element in the file's list of elements
+* ``owned``: bool, the atoms whose energies count; others only surround them
+* ``energies [N]``: eV, float64, of every atom (meaningful where it is owned)
+* ``gradients [E, 3]``: float64, ``dE/d(edge_vectors)`` of ``E = sum(energies[owned])``, eV/Å
+
+With ``g`` the gradients and ``d`` the vectors, forces are ``F[receiver] -= g``, ``F[sender] += g``
+and the virial (``sum r_i F_i``) is ``-sum d g``. An energy depends on edges into atoms that are
+fewer than ``layers`` edges away; with those present it is the same on any number of ranks.
+
+The description lies beside the program, one TorchScript extra file per entry (the names below).
+An entry added later leaves ``VERSION`` alone; a change that an older reader would get wrong
+raises it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+VERSION = 1
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_PREFIX = "gaunt_"
+
+
+class ModelFileError(ValueError):
+    """A file that can't be exported or isn't what it should be; the message says why."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says about its model.
+
+    Attributes:
+        elements: symbols in the order of the model's types.
+        cutoff: Å.
+        layers: number of message-passing layers.
+        dtype: what the model computes in, ``"float32"`` or ``"float64"``.
+        versions: of the packages that wrote the file.
+        contract: version of the contract.
+    """
+
+    elements: tuple[str, ...]
+    cutoff: float
+    layers: int
+    dtype: str
+    versions: dict[str, str]
+    contract: int = VERSION
+
+    def to_extra_files(self) -> dict[str, str]:
+        return {
+            _PREFIX + "contract": str(self.contract),
+            _PREFIX + "elements": " ".join(self.elements),
+            _PREFIX + "cutoff": repr(self.cutoff),
+            _PREFIX + "layers": str(self.layers),
+            _PREFIX + "dtype": self.dtype,
+            _PREFIX + "versions": json.dumps(self.versions),
+        }
+
+
+def save(program: torch.jit.ScriptModule, description: Description, path: Path) -> None:
+    """Write an exported file; an existing one is replaced only by a complete one."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        torch.jit.save(program, str(partial), _extra_files=description.to_extra_files())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> tuple[torch.jit.ScriptModule, Description]:
+    """Read an exported file on the CPU.
+
+    Raises:
+        ModelFileError: missing, another kind of file, or a newer contract.
+    """
+    names = ("contract", "elements", "cutoff", "layers", "dtype", "versions")
+    extra = {_PREFIX + name: "" for name in names}
+    if not Path(path).is_file():
+        raise ModelFileError(f"there is no file {path}")
+    try:
+        program = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+    except RuntimeError as error:
+        raise ModelFileError(f"{path} is no TorchScript file: {error}".splitlines()[0]) from error
+    # torch returns bytes or text, depending on its version
+    entries = {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in ((name, extra[_PREFIX + name]) for name in names)
+    }
+    if not entries["contract"]:
+        raise ModelFileError(f"{path} was not written by gaunt-lammps export")
+    if int(entries["contract"]) > VERSION:
+        raise ModelFileError(
+            f"{path} has contract version {entries['contract']}, this release of gaunt_plugin "
+            f"knows up to {VERSION}; update gaunt_plugin"
+        )
+    return program, Description(
+        elements=tuple(entries["elements"].split()),
+        cutoff=float(entries["cutoff"]),
+        layers=int(entries["layers"]),
+        dtype=entries["dtype"],
+        versions=json.loads(entries["versions"]),
+        contract=int(entries["contract"]),
+    )

