@@ -13,6 +13,33 @@ from functools import lru_cache
 import numpy as np
 
 
+@lru_cache(maxsize=8192)
+def coupling_norm(l1: int, l2: int, l3: int) -> float:
+    """Frobenius norm of ``gaunt`` or, where ``l1 + l2 + l3`` is odd, of ``antisymmetric``.
+
+    By the addition theorem ``norm^2 = prod(2l+1) 1/2 int K(t) P_l3(t) dt`` with
+    ``K = P_l1 P_l2`` or, for gradients, ``K = a_l1 b_l2 + b_l1 a_l2``,
+    ``a_l = t P_l' - (1 - t^2) P_l''`` along the great circle through both points and
+    ``b_l = P_l'`` across it.
+    """
+    if not abs(l1 - l2) <= l3 <= l1 + l2:
+        return 0.0
+    t, weights = np.polynomial.legendre.leggauss((l1 + l2 + l3) // 2 + 1)
+    if (l1 + l2 + l3) % 2 == 0:
+        kernel = _legendre(l1, t) * _legendre(l2, t)
+    else:
+        (a1, b1), (a2, b2) = (_gradient_kernel(l, t) for l in (l1, l2))
+        kernel = a1 * b2 + b1 * a2
+    mean = 0.5 * float(np.sum(weights * kernel * _legendre(l3, t)))
+    return math.sqrt((2 * l1 + 1) * (2 * l2 + 1) * (2 * l3 + 1) * mean)
+
+
+def _gradient_kernel(l: int, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    series = np.polynomial.legendre.Legendre.basis(l)
+    first, second = series.deriv(1)(t), series.deriv(2)(t)
+    return t * first - (1 - t**2) * second, first
+
+
 def coupling_count(degrees: tuple[int, ...], correlation: int, l_out: int) -> int:
     """Multiplicity of ``l_out`` (natural parity) in the ``correlation``-fold tensor power.
 

@@ -1,0 +1,189 @@
+"""Symmetric and antisymmetric products of functions of both parities on one exact grid."""
+
+from __future__ import annotations
+
+import math
+from typing import List, Tuple
+
+import numpy as np
+import torch
+
+from gaunt_plugin.layers._irreps import Irrep
+from gaunt_plugin.layers._tables import TableModule
+from gaunt_plugin.layers.paths import Path
+from gaunt_plugin.sphere import (
+    coupling_norm,
+    degree_of_component,
+    quadrature,
+    real_harmonics,
+    surface_gradients,
+    tangents,
+)
+
+NATURAL, PSEUDO = 0, 1
+
+
+def kind_of(ir: Irrep) -> int:
+    """0 for natural parity ``(-1)^l``, 1 for pseudo parity."""
+    return NATURAL if ir.p == (-1) ** ir.l else PSEUDO
+
+
+def ordered(irreps) -> List[Irrep]:
+    """Distinct irreps, natural ones first, by degree: the order of components in a product."""
+    return sorted(set(irreps), key=lambda ir: (kind_of(ir), ir.l))
+
+
+class SphereProduct(TableModule):
+    r"""Product of two rows of coefficients, row by row, without weights.
+
+    With natural and pseudo functions ``A_n, A_p`` and ``B_n, B_p``, and the bracket
+    ``{A, B} = s . (grad A x grad B)`` on the unit sphere,
+
+    .. math:: C_n = A_n B_n + A_p B_p + \{A_n, B_p\} + \{A_p, B_n\}, \qquad
+       C_p = A_n B_p + A_p B_n + \{A_n, B_n\} + \{A_p, B_p\}
+
+    where only the products that ``paths`` need are made. Inputs are scaled by ``(2l+1)^(-1/2)``,
+    in brackets also by ``(l (l+1))^(-1/2)``; outputs so that independent unit normal inputs give
+    unit normal components, of which each kind of product has a part proportional to its number of
+    paths.
+
+    Args:
+        paths: what to reach; nothing else is formed, except that a product made for one path
+            serves all paths of its kinds.
+        same: the two arguments are the same coefficients, times independent random weights of
+            mean 0 and variance 1 per irrep: sets the scale.
+
+    Attributes:
+        irreps1, irreps2, irreps3: irreps of the rows, natural ones first, in increasing degree.
+
+    Shapes:
+        ``a [rows, dim1]``, ``b [rows, dim2]`` -> ``[rows, dim3]``.
+
+    Source: Luo et al., arXiv 2401.10216; Xie et al., arXiv 2602.21466; Heyraud et al., arXiv
+    2603.08630; Bochkarev et al., arXiv 2605.15073.
+    """
+
+    def __init__(self, paths: List[Path], same: bool = False) -> None:
+        super().__init__()
+        triples = [path.irreps for path in paths]
+        self.irreps1, self.irreps2, self.irreps3 = (
+            ordered(t[i] for t in triples) for i in range(3)
+        )
+        irreps = (self.irreps1, self.irreps2, self.irreps3)
+        rule = quadrature(sum(max(ir.l for ir in side) for side in irreps))
+        # Per product: its target (2 * antisymmetric + kind) and the kinds of its factors.
+        self.products: List[Tuple[int, int, int]] = sorted(
+            {
+                (2 * path.antisymmetric + kind_of(c), kind_of(a), kind_of(b))
+                for path, (a, b, c) in zip(paths, triples)
+            }
+        )
+        self.natural1 = _dim(self.irreps1, NATURAL)
+        self.natural2 = _dim(self.irreps2, NATURAL)
+        self.dims3 = [_dim(self.irreps3, NATURAL), _dim(self.irreps3, PSEUDO)]
+        for side, factors in ((1, self.irreps1), (2, self.irreps2)):
+            for kind in (NATURAL, PSEUDO):
+                used = {p[0] > 1 for p in self.products if p[side] == kind}
+                ls = [ir.l for ir in factors if kind_of(ir) == kind]
+                name = f"{side}{'np'[kind]}"
+                self.register_table(f"values{name}", _values(ls, rule) if False in used else _NONE)
+                self.register_table(
+                    f"gradients{name}", _gradients(ls, rule) if True in used else _NONE
+                )
+        for target in range(4):
+            wanted = [ir for ir in self.irreps3 if kind_of(ir) == target % 2]
+            factors = [_factor(paths, ir, target > 1, same) for ir in wanted]
+            table = _NONE
+            if any(factors):
+                ls = [ir.l for ir in wanted]
+                table = real_harmonics(ls, rule.nodes) * rule.weights[:, None]
+                table = table * np.asarray(factors)[degree_of_component(ls)]
+            self.register_table(f"project{target}", table)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        an, ap = a[:, : self.natural1], a[:, self.natural1 :]
+        bn, bp = b[:, : self.natural2], b[:, self.natural2 :]
+        fields = (  # ri,ig->rg; tables that nothing needs are empty
+            _evaluate(an, self.values1n),
+            _evaluate(ap, self.values1p),
+            _evaluate(bn, self.values2n),
+            _evaluate(bp, self.values2p),
+        )
+        gradients = (
+            _evaluate(an, self.gradients1n),
+            _evaluate(ap, self.gradients1p),
+            _evaluate(bn, self.gradients2n),
+            _evaluate(bp, self.gradients2p),
+        )
+        projections = (self.project0, self.project1, self.project2, self.project3)
+        parts: List[List[torch.Tensor]] = [[], []]
+        total: List[torch.Tensor] = []
+        for i, (target, ka, kb) in enumerate(self.products):
+            if target < 2:
+                term = fields[ka] * fields[2 + kb]
+            else:
+                # the two tangential components at a node stand in the two halves
+                a1, a2 = gradients[ka].chunk(2, dim=1)
+                b1, b2 = gradients[2 + kb].chunk(2, dim=1)
+                term = a1 * b2 - a2 * b1
+            total = [total[0] + term] if len(total) > 0 else [term]
+            last = i + 1 == len(self.products)
+            if last or self.products[i + 1][0] != target:
+                parts[target % 2].append(total[0] @ projections[target])  # rg,gk->rk
+                total = []
+        out: List[torch.Tensor] = []
+        for kind in parts:
+            if len(kind) > 0:
+                out.append(kind[0] + kind[1] if len(kind) > 1 else kind[0])
+        return torch.cat(out, dim=1)
+
+
+_NONE = np.zeros((0, 0))
+
+
+def _evaluate(c: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    return c @ table if table.shape[0] > 0 else table
+
+
+def _dim(irreps: List[Irrep], kind: int) -> int:
+    return sum(ir.dim for ir in irreps if kind_of(ir) == kind)
+
+
+def _scale(l: int, gradient: bool) -> float:
+    """Scale of an input of degree l; constants have no gradient."""
+    return 1 / math.sqrt((2 * l + 1) * (max(l * (l + 1), 1) if gradient else 1))
+
+
+def _values(ls: List[int], rule) -> np.ndarray:
+    scale = np.array([_scale(l, False) for l in ls])[degree_of_component(ls)]
+    return (real_harmonics(ls, rule.nodes) * scale).T
+
+
+def _gradients(ls: List[int], rule) -> np.ndarray:
+    """``[components, 2 nodes]``: along the first tangent of every node, then along the second."""
+    scale = np.array([_scale(l, True) for l in ls])[degree_of_component(ls)]
+    # gtx,gxi->tgi
+    along = np.einsum("gtx,gxi->tgi", tangents(rule.nodes), surface_gradients(ls, rule.nodes))
+    return (along * scale).reshape(-1, len(scale)).T
+
+
+def _factor(paths: List[Path], ir: Irrep, antisymmetric: bool, same: bool) -> float:
+    """Scale of the antisymmetric or symmetric part of an output."""
+    every = [path for path in paths if path.irreps[2] == ir]
+    own = [path for path in every if path.antisymmetric == antisymmetric]
+    if not own:
+        return 0.0
+    mean_square = sum(_mean_square(path, same) for path in own) / ir.dim
+    # Antisymmetric products of two identical functions vanish; scale such outputs by the rest.
+    return math.sqrt(len(own) / len(every) / mean_square) if mean_square > 0 else 0.0
+
+
+def _mean_square(path: Path, same: bool) -> float:
+    """Expected squared norm of a path's output, for scaled unit normal inputs."""
+    l1, l2, l3 = path.l1, path.l2, path.l3
+    scale = _scale(l1, path.antisymmetric) * _scale(l2, path.antisymmetric)
+    square = (scale * coupling_norm(l1, l2, l3)) ** 2
+    if same and (l1, path.p1) == (l2, path.p2):
+        # E[x_i x_j x_k x_l] has three pairings: exchange, and the trace for scalars.
+        square *= 0 if path.antisymmetric else 2 + (2 * l1 + 1) * (l3 == 0)
+    return square
