@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import List, Optional
+from typing import Optional
 
 import torch
 
@@ -160,6 +159,16 @@ class GauntTensorProduct(torch.nn.Module):
             raise ValueError(f"x must be [..., {self.dim1}], got {list(x.shape)}")
         if y.dim() < 1 or y.shape[-1] != self.dim2:
             raise ValueError(f"y must be [..., {self.dim2}], got {list(y.shape)}")
+        given = [x, y] if self.shared_weights else [x, y, weight]
+        for i, first in enumerate(given):
+            for second in given[i + 1 :]:
+                for axis in range(2, min(first.dim(), second.dim()) + 1):
+                    m, n = first.shape[-axis], second.shape[-axis]
+                    if m != n and m != 1 and n != 1:
+                        raise ValueError(
+                            "leading axes of x, y and weight must be broadcastable, got "
+                            f"{list(first.shape)} and {list(second.shape)}"
+                        )
         axes = "" if self.shared_weights else "..., "
         if (
             weight.dim() < 1
@@ -172,6 +181,11 @@ class GauntTensorProduct(torch.nn.Module):
         if x.dtype != y.dtype or x.dtype != weight.dtype:
             raise ValueError(
                 f"x, y and weight must be of one dtype, got {x.dtype}, {y.dtype} and {weight.dtype}"
+            )
+        if x.device != y.device or x.device != weight.device:
+            raise ValueError(
+                f"x, y and weight must be on one device, got {x.device}, {y.device} and "
+                f"{weight.device}"
             )
 
     def extra_repr(self) -> str:

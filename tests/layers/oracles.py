@@ -262,3 +262,137 @@ def aligned_convolution(layer, x, directions, weights, edge_index):
                 w = norm * weights[e, i * channels + c]
                 out[ir3][receiver, c] += w * (matrix @ f[ir1][sender, c])
     return flat(out)
+
+
+@cache
+def bracket(l1, l2):
+    """Dict from degree l3 to a coupling of ``s . (grad Y_l1 x grad Y_l2)`` to it.
+
+    Multiples of wigner_3j, fitted to the bracket of e3nn's harmonics at a few points.
+    """
+    ls = [l for l in range(abs(l1 - l2), l1 + l2 + 1) if (l1 + l2 + l) % 2]
+    if not ls:
+        return {}
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(12, 3, dtype=torch.float64, generator=generator)
+    points = torch.nn.functional.normalize(points, dim=1)
+
+    def gradients(l):
+        def function(s):
+            return o3.spherical_harmonics(l, s, normalize=True, normalization="component")
+
+        return torch.vmap(torch.func.jacfwd(function))(points).numpy()  # gix
+
+    s = points.numpy()
+    cross = np.cross(gradients(l1)[:, :, None], gradients(l2)[:, None])
+    target = np.einsum("gx,gijx->gij", s, cross)
+    columns = [
+        np.einsum("ijk,gk->gij", wigner(l1, l2, l), np.stack([harmonics(l, p) for p in s]))
+        for l in ls
+    ]
+    matrix = np.stack([c.ravel() for c in columns], axis=1)
+    factors, *_ = np.linalg.lstsq(matrix, target.ravel(), rcond=None)
+    assert np.abs(matrix @ factors - target.ravel()).max() < 1e-11 * (1 + np.abs(target).max())
+    return {l: f * wigner(l1, l2, l) for l, f in zip(ls, factors, strict=True)}
+
+
+def kind(ir):
+    """0 for natural parity, 1 for pseudo parity."""
+    return int(ir.p != (-1) ** ir.l)
+
+
+def coupling(ir1, ir2, ir3):
+    """Coefficients of a path on inputs scaled per degree."""
+    l1, l2, l3 = ir1.l, ir2.l, ir3.l
+    if (l1 + l2 + l3) % 2 == 0:
+        return gaunt(l1, l2, l3) / math.sqrt((2 * l1 + 1) * (2 * l2 + 1))
+    return bracket(l1, l2)[l3] / math.prod(math.sqrt((2 * l + 1) * l * (l + 1)) for l in (l1, l2))
+
+
+def coupled(irreps1, irreps2, irreps_out, antisymmetric):
+    """All paths and, per path, its coefficients with the scale of its output."""
+    sets = [{ir for _, ir in o3.Irreps(irreps)} for irreps in (irreps1, irreps2, irreps_out)]
+    paths = [
+        (a, b, c)
+        for a in sets[0]
+        for b in sets[1]
+        for c in sets[2]
+        if c in a * b and (antisymmetric or (a.l + b.l + c.l) % 2 == 0)
+    ]
+    tables = {path: coupling(*path) for path in paths}
+    scaled = {}
+    for path, table in tables.items():
+        to_same = [p for p in paths if p[2] == path[2]]
+        odd = sum(ir.l for ir in path) % 2
+        own = [p for p in to_same if sum(ir.l for ir in p) % 2 == odd]
+        square = sum(np.sum(tables[p] ** 2) for p in own) / path[2].dim
+        scaled[path] = table * math.sqrt(len(own) / len(to_same) / square)
+    return scaled
+
+
+def ordered(irs):
+    return sorted(irs, key=lambda ir: (kind(ir), ir.l))
+
+
+def by_irrep(x, irreps):
+    """Flat features to a dict from irrep to ``[rows, channels, components]``."""
+    out = {}
+    for (mul, ir), where in zip(irreps, irreps.slices(), strict=True):
+        part = x[:, where].reshape(len(x), mul, ir.dim)
+        out[ir] = np.concatenate([out[ir], part], axis=1) if ir in out else part
+    return out
+
+
+def tensor_product(layer, x, y, weight):
+    """Output of ``GauntTensorProduct``, path by path; ``weight [rows, weight_numel]``."""
+    odd = any(path.antisymmetric for path in layer.paths)
+    paths = coupled(layer.irreps_in1, layer.irreps_in2, layer.irreps_out, odd)
+    used = [ordered({path[i] for path in paths}) for i in range(3)]
+    sides = (by_irrep(x, layer.irreps_in1), by_irrep(y, layer.irreps_in2))
+    uuu, rows = layer.mode == "uuu", len(x)
+    start = 0
+    mixed = []
+    for features, irs in zip(sides, used, strict=False):
+        if uuu:
+            shape = (rows, layer.rank, layer.irreps_out[0].mul, len(irs))
+            stop = start + math.prod(shape[1:])
+            w = weight[:, start:stop].reshape(shape)
+            start = stop
+            mixed.append(
+                {
+                    ir: np.einsum("nrc,ncm->nrcm", w[..., i], features[ir])
+                    for i, ir in enumerate(irs)
+                }
+            )
+        else:
+            mixed.append({})
+            for ir in irs:
+                channels = features[ir].shape[1]
+                stop = start + channels * layer.rank
+                w = weight[:, start:stop].reshape(rows, channels, layer.rank)
+                start = stop
+                value = np.einsum("nur,num->nrm", w, features[ir]) / math.sqrt(channels)
+                mixed[-1][ir] = value[:, :, None]
+    product = {}
+    for (a, b, c), table in paths.items():
+        term = np.einsum("nrci,nrcj,ijk->nrck", mixed[0][a], mixed[1][b], table)
+        product[c] = product.get(c, 0) + term
+    out, done = {}, {}
+    for i, ir in enumerate(used[2]):
+        if uuu:
+            shape = (rows, layer.rank, layer.irreps_out[0].mul, len(used[2]))
+            w = weight[:, start:].reshape(shape)[..., i]
+            out[ir] = np.einsum("nrc,nrck->nck", w, product[ir]) / math.sqrt(layer.rank)
+        else:
+            channels = sum(mul for mul, other in layer.irreps_out if other == ir)
+            stop = start + layer.rank * channels
+            w = weight[:, start:stop].reshape(rows, layer.rank, channels)
+            start = stop
+            value = np.einsum("nrw,nrk->nwk", w, product[ir][:, :, 0])
+            out[ir] = value / math.sqrt(layer.rank)
+        done[ir] = 0
+    parts = []
+    for mul, ir in layer.irreps_out:
+        parts.append(out[ir][:, done[ir] : done[ir] + mul].reshape(rows, mul * ir.dim))
+        done[ir] += mul
+    return np.concatenate(parts, axis=1)

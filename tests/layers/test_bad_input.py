@@ -81,16 +81,15 @@ def test_aligned_convolution_needs_the_direction():
         AlignedConvolution("2x0e", "0e+1o", "2x0e+2x2e")
 
 
-def wrong_shapes(arguments):
+def wrong_shapes(arguments, any_leading_axes):
     """Name, and the arguments with one of another shape."""
     for i, a in enumerate(arguments):
-        changed = {
-            "flattened": a.flatten(),
-            "one row": a[0],
-            "one axis more": a[None],
-            "narrow": a[..., :-1],
-        }
-        if i:  # the number of nodes or edges is that of the first argument
+        changed = {"narrow": a[..., :-1], "no axis": a.flatten()[0]}
+        if a.dim() > 1:
+            changed["flattened"] = a.flatten()
+        if not any_leading_axes:
+            changed |= {"one row": a[0], "one axis more": a[None]}
+        if i and a.dim() > 1:  # the number of nodes or edges is that of the first argument
             changed["short"] = a[:-1]
             changed["long"] = torch.cat([a, a])
         for change, b in changed.items():
@@ -100,7 +99,7 @@ def wrong_shapes(arguments):
 def shapes_to_refuse(name):
     layer = cases.BUILD[name]()
     arguments = list(cases.arguments(layer, cases.inputs(layer)))
-    return layer, dict(wrong_shapes(arguments))
+    return layer, dict(wrong_shapes(arguments, name in cases.PRODUCTS))
 
 
 @pytest.mark.parametrize("name", cases.NAMES)
