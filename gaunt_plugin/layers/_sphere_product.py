@@ -51,7 +51,8 @@ class SphereProduct(TableModule):
         paths: what to reach; nothing else is formed, except that a product made for one path
             serves all paths of its kinds.
         same: the two arguments are the same coefficients, times independent random weights of
-            mean 0 and variance 1 per irrep: sets the scale.
+            mean 0 and variance 1 per irrep: sets the scale. Brackets of an irrep with itself
+            vanish and are not among the paths.
 
     Attributes:
         irreps1, irreps2, irreps3: irreps of the rows, natural ones first, in increasing degree.
@@ -174,8 +175,7 @@ def _factor(paths: List[Path], ir: Irrep, antisymmetric: bool, same: bool) -> fl
     if not own:
         return 0.0
     mean_square = sum(_mean_square(path, same) for path in own) / ir.dim
-    # Antisymmetric products of two identical functions vanish; scale such outputs by the rest.
-    return math.sqrt(len(own) / len(every) / mean_square) if mean_square > 0 else 0.0
+    return math.sqrt(len(own) / len(every) / mean_square)
 
 
 def _mean_square(path: Path, same: bool) -> float:
@@ -185,5 +185,5 @@ def _mean_square(path: Path, same: bool) -> float:
     square = (scale * coupling_norm(l1, l2, l3)) ** 2
     if same and (l1, path.p1) == (l2, path.p2):
         # E[x_i x_j x_k x_l] has three pairings: exchange, and the trace for scalars.
-        square *= 0 if path.antisymmetric else 2 + (2 * l1 + 1) * (l3 == 0)
+        square *= 2 + (2 * l1 + 1) * (l3 == 0)
     return square

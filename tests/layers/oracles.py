@@ -163,6 +163,58 @@ def add_powers(out, f, correlation, weight_in, weight_out):
                 assert (nu, L) in rows or value is None or np.abs(value).max() < 1e-10
 
 
+def parity_many_body(layer, x, elements):
+    """Output of ``GauntManyBody`` with pseudo parity: products of functions of known kind."""
+    irs, irs_out = ([ir for _, ir in irreps] for irreps in (layer.irreps_in, layer.irreps_out))
+    nodes, channels = x.shape[:2]
+    parts = np.split(x, np.cumsum([ir.dim for ir in irs])[:-1], axis=-1)
+    f = dict(zip(irs, parts, strict=True))
+    out = {ir: np.zeros((nodes, channels, ir.dim)) for ir in irs_out}
+    weights = {name: w.numpy()[elements] for name, w in layer.state_dict().items()}
+    order = 0
+    common = [ir for ir in irs if ir in out]
+    if common:
+        w = weights["orders.0.weight"].reshape(nodes, channels, len(common))
+        for i, ir in enumerate(common):
+            out[ir] += w[:, :, i, None] * f[ir]
+        order = 1
+    weight_in = weights.get(f"orders.{order}.weight_in")
+    natural, pseudo = (tuple(sorted(ir.l for ir in irs if kind(ir) == k)) for k in (0, 1))
+    rows = {}
+    for nu in range(2, layer.contraction_degree + 1):
+        for ir in irs_out:
+            tail = (pseudo, bool(kind(ir)))
+            own = power_rms(natural, nu, ir.l, weight_in is not None, *tail)
+            if own:
+                rows[nu, ir] = coupling_rms(natural, nu, ir.l, *tail) / own
+    weight_out = weights[f"orders.{order}.weight_out"]
+    views = weight_out.shape[1] // (channels * len(rows))
+    weight_out = weight_out.reshape(nodes, views, channels, len(rows))
+    for v in range(views):
+        u = np.ones((nodes, channels, len(irs)))
+        if weight_in is not None:
+            u = GAIN_IN * weight_in.reshape(nodes, views, channels, len(irs))[:, v]
+        g = {ir: u[:, :, i, None] * f[ir] / math.sqrt(ir.dim) for i, ir in enumerate(irs)}
+        result = g
+        for nu in range(2, layer.contraction_degree + 1):
+            grown = {}
+            for a, first in result.items():
+                for b, second in g.items():
+                    for c in a * b:
+                        if (a.l + b.l + c.l) % 2 == 0:
+                            table = gaunt(a.l, b.l, c.l)
+                            term = np.einsum("zci,zcj,ijk->zck", first, second, table)
+                            grown[c] = grown.get(c, 0) + term
+            result = grown
+            for i, ((n, ir), scale) in enumerate(rows.items()):
+                if n == nu:
+                    w = GAIN_OUT * scale * weight_out[:, v, :, i, None] / math.sqrt(views)
+                    out[ir] += w * result[ir]
+            for ir in irs_out:
+                assert (nu, ir) in rows or np.abs(result.get(ir, 0)).max() < 1e-10
+    return np.concatenate([part.reshape(nodes, -1) for part in out.values()], axis=1)
+
+
 def node_channels(x, irreps):
     """Turn e3nn's flat layout into a dict from degree to ``[nodes, channels, 2l+1]``."""
     out, start = {}, 0
@@ -396,3 +448,55 @@ def tensor_product(layer, x, y, weight):
         parts.append(out[ir][:, done[ir] : done[ir] + mul].reshape(rows, mul * ir.dim))
         done[ir] += mul
     return np.concatenate(parts, axis=1)
+
+
+def selfmix(layer, x):
+    """Output of ``GauntSelfmix`` for flat features, path by path."""
+    irreps = layer.irreps_in
+    irs = [ir for _, ir in irreps]
+    features = by_irrep(x, irreps)
+    odd = any(path.antisymmetric for path in layer.paths)
+    paths = [
+        (a, b, c)
+        for a in irs
+        for b in irs
+        for c in irs
+        if c in a * b and ((a.l + b.l + c.l) % 2 == 0 or (odd and a != b))
+    ]
+    used = [ordered({path[i] for path in paths}) for i in range(3)]
+    weights = {name: w.numpy() for name, w in layer.state_dict().items()}
+    w, start = [], 0
+    for side in used:
+        shape = (layer.rank, layer.channels, len(side))
+        part = weights["weight"][start : start + math.prod(shape)].reshape(shape)
+        w.append({ir: part[..., i] for i, ir in enumerate(side)})
+        start += math.prod(shape)
+    out = {}
+    for i, c in enumerate(irs):
+        linear = weights["weight_self"][:, i, None] * features[c]
+        if c not in used[2]:
+            out[c] = linear
+            continue
+        total = 0
+        to_same = [path for path in paths if path[2] == c]
+        for parity in (0, 1):
+            own = [path for path in to_same if sum(ir.l for ir in path) % 2 == parity]
+            value, square = 0, 0
+            for path in own:
+                a, b, _ = path
+                table = coupling(*path)
+                value = value + np.einsum(
+                    "rc,rc,rc,nci,ncj,ijk->nck",
+                    *(w[0][a], w[1][b], w[2][c], features[a], features[b], table),
+                )
+                # E x_i x_j x_k x_l of one unit normal vector, or of two
+                size = np.sum(table**2)
+                if a == b:
+                    size += np.sum(table * table.transpose(1, 0, 2))
+                    size += np.sum(np.trace(table) ** 2)
+                square += size / c.dim
+            if own:
+                share = len(own) / len(to_same)
+                total = total + value * math.sqrt(share / square / layer.rank)
+        out[c] = (linear + total) / math.sqrt(2)
+    return np.concatenate([out[ir].reshape(len(x), -1) for ir in irs], axis=1)

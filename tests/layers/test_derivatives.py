@@ -5,6 +5,7 @@ from gaunt_plugin.layers import (
     AlignedConvolution,
     GauntConvolution,
     GauntManyBody,
+    GauntSelfmix,
     GauntTensorProduct,
 )
 
@@ -16,11 +17,13 @@ SMALL = {
     "paper": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 4, cases.ELEMENTS, "paper"),
     "full": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, "full"),
     "gaps": lambda: GauntManyBody("1o+3o", "0e+2e", 2, cases.ELEMENTS, views=1),
+    "power parities": lambda: GauntManyBody("1e+0e+1o", "0o+1e", 3, cases.ELEMENTS, views=1),
     "gaunt": lambda: GauntConvolution("0e+1o", "0e+1o+2e", "0e+1o+2e"),
     "aligned": lambda: AlignedConvolution("0e+1o+2e", "1o", "1o+2e"),
     "aligned scalars": lambda: AlignedConvolution("0e", "0e+1o+2e", "0e+2e"),
     "product": lambda: GauntTensorProduct("1o+1e", "1o+1e", "0e+1o+1e", "uuu"),
     "product mixed": lambda: GauntTensorProduct("2x1o+0o", "1o+1e", "2x1o+1e", rank=2),
+    "selfmix": lambda: GauntSelfmix("1o+0e+1e"),
 }
 
 
@@ -40,6 +43,13 @@ def function_and_inputs(name):
     elif name in cases.PRODUCTS:
         inputs = [*cases.inputs(layer, nodes=2), layer.weight.detach()]
         function = layer
+    elif name in cases.SELFMIX:
+
+        def function(x, *weights):
+            new = dict(zip(parameters, weights, strict=True))
+            return torch.func.functional_call(layer, new, (x,))
+
+        inputs = [*cases.inputs(layer, nodes=2), *(w.detach() for w in parameters.values())]
     else:
         x, _ = cases.inputs(layer, nodes=2)
 

@@ -71,11 +71,19 @@ class ExternalProductModel(Model):
         return self.layer(x, y, weight)
 
 
+@jit.compile_mode("script")
+class SelfmixModel(Model):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
 def with_e3nn(layer, name):
     if name in cases.CONVOLUTIONS:
         model = ConvolutionModel(layer)
     elif name in cases.PRODUCTS:
         model = (ExternalProductModel if "external" in name else ProductModel)(layer)
+    elif name in cases.SELFMIX:
+        model = SelfmixModel(layer)
     else:
         model = ManyBodyModel(layer)
     return jit.compile(model, in_place=False)
