@@ -120,6 +120,8 @@ def coupling_rms(
             )
         sign = _parity(l_out, pseudo_out) if inverted else 1
         norm += 0.5 * sign * float(np.sum(haar * character * moments[-1]))
+    if norm < 1e-12 * count:  # antisymmetric chains only: equal factors cancel
+        return 0.0
     return math.sqrt(norm / count) / math.sqrt(count)
 
 

@@ -110,17 +110,20 @@ def many_body(positions, parametrization="full"):
 
 
 def test_chiral_energy_is_fitted():
-    """Order five in the density: brackets once, symmetric products of both parities after."""
+    """Order five in the density: a bracket once, symmetric products of both parities after."""
     positions = structures()
     target = chiral_energy(positions)
-    a, pseudo = products(positions, antisymmetric=True)
+    vectors = "3x0e+3x1o"
+    a = density(positions, vectors)
     with torch.no_grad():
-        even = GauntTensorProduct(NATURAL, NATURAL, "40x0e")(a, a)
-        last = GauntTensorProduct("60x0o", "40x0e+1x0e", "100x0o")
-        one = torch.ones(len(a), 1)
-        features = last(pseudo, torch.cat([even, one], dim=1))
+        even = GauntTensorProduct(vectors, vectors, "40x0e")(a, a)
+        axial = GauntTensorProduct(vectors, vectors, "20x1e")(a, a)
+        odd = GauntTensorProduct("20x1e", vectors, "4x0o")(axial, a)
+        scalars = torch.cat([even, torch.ones(len(a), 1)], dim=1)
+        features = GauntTensorProduct("4x0o", "41x0e", "60x0o", rank=41)(odd, scalars)
     assert relative_error(features, target) < 1e-6
     assert relative_error(even, target) > 0.99
+    assert relative_error(odd, target) > 0.01  # it is no multiple of the triple product
 
 
 def test_powers_of_both_parities_carry_chirality_on():
@@ -143,5 +146,5 @@ def test_powers_of_both_parities_carry_chirality_on():
 
 
 def test_symmetric_product_alone_cannot_build_the_pseudovector():
-    with pytest.raises(ValueError, match="no symmetric product .* reaches 1e"):
+    with pytest.raises(ValueError, match=r"no symmetric product .* reaches 1e"):
         GauntTensorProduct(NATURAL, NATURAL, HIDDEN, antisymmetric=False)

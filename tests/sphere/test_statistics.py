@@ -71,7 +71,7 @@ def test_coupling_rms_with_pseudo_parity(degrees, pseudo, correlation):
                 if expected > 1e-10:
                     assert_close(coupling_rms(*args), expected, "statistic")
                 else:  # only antisymmetric chains, which vanish
-                    assert coupling_rms(*args) < 1e-7
+                    assert coupling_rms(*args) == 0
             else:
                 assert coupling_rms(*args) == 0
 
@@ -149,7 +149,7 @@ def test_power_rms_with_pseudo_parity(degrees, pseudo, correlation, random_weigh
             if expected < 1e-10:
                 assert actual == 0.0
             else:
-                assert_close(actual, expected, "statistic")
+                assert_close(actual, expected, "scale")  # products of many normals: slow
 
 
 @pytest.mark.parametrize("random_weights", [True, False])
