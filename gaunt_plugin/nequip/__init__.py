@@ -6,6 +6,8 @@ Environment: nequip 0.19, e3nn 0.6.
   :func:`FullGauntNequIPGNNModel`: model builders
 """
 
+import re
+
 try:
     import nequip
 except ImportError as error:
@@ -15,7 +17,7 @@ except ImportError as error:
     ) from error
 
 # Compared as text: packaged models carry this module, and nothing else should be imported for it.
-if [int(part) for part in nequip.__version__.split(".")[:2]] != [0, 19]:
+if not re.match(r"0\.19\.[1-9]", nequip.__version__):
     raise ImportError(
         f"gaunt_plugin.nequip is made for nequip >= 0.19.1, < 0.20, found {nequip.__version__}"
     )

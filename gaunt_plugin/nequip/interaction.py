@@ -103,7 +103,9 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         self.product = None
         self.product_dims: List[int] = []
         if correlation != 1:
-            channels = product_features or min(mul for mul, _ in irreps_out)
+            channels = product_features
+            if channels is None:
+                channels = min(mul for mul, _ in irreps_out if mul > 0)
             product_in = Irreps(
                 [(channels, ir) for ir in natural if any(ir == other for _, other in messages)]
             )
@@ -123,8 +125,10 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             self.sc = ElementLinear(
                 features, self.irreps_in[AtomicDataDict.NODE_ATTRS_KEY], irreps_out
             )
+        # What is exchanged are the channels of the convolution.
+        exchanged = {AtomicDataDict.NODE_FEATURES_KEY: self.linear_1.irreps_out}
         self.ghost_exchange = NoOpGhostExchangeModule(
-            field=AtomicDataDict.NODE_FEATURES_KEY, irreps_in=self.irreps_in
+            field=AtomicDataDict.NODE_FEATURES_KEY, irreps_in={**self.irreps_in, **exchanged}
         )
 
     @torch.jit.unused

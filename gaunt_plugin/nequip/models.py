@@ -9,7 +9,7 @@ from nequip.model import nequip_models
 from nequip.model.utils import model_builder
 from nequip.nn import GraphModel
 
-from gaunt_plugin.layers.many_body import PARAMETRIZATIONS
+from gaunt_plugin.layers.many_body import MAX_CORRELATION, PARAMETRIZATIONS
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 
 _OPTIONS = """
@@ -49,6 +49,21 @@ def _builder(name: str, summary: str):
                 f"unknown parametrization {parametrization!r}; "
                 f"possible: {', '.join(PARAMETRIZATIONS)}"
             )
+        _whole("rank", rank)
+        _whole("views", views)
+        if product_features is not None:
+            _whole("product_features", product_features)
+        if isinstance(correlation, (list, tuple)):
+            for entry in correlation:
+                _whole("correlation", entry, MAX_CORRELATION)
+        else:
+            _whole("correlation", correlation, MAX_CORRELATION)
+        if gaunt_layers is not None and not isinstance(gaunt_layers, (list, tuple)):
+            raise ValueError(f"gaunt_layers must be a list of layers, got {gaunt_layers!r}")
+        l_max = kwargs.get("l_max", 0)
+        if type(l_max) is not int or l_max < 0:
+            raise ValueError(f"l_max must be a whole number, at least 0, got {l_max!r}")
+        _check_features(kwargs.get("num_features"))
         options = {
             "rank": rank,
             "parametrization": parametrization,
@@ -57,11 +72,35 @@ def _builder(name: str, summary: str):
             "graph_attrs": kwargs.get("categorical_graph_field_embed") is not None,
         }
         with _gaunt_layers(gaunt_layers, correlation, options):
-            return stock(**kwargs)
+            try:
+                return stock(**kwargs)
+            except AssertionError as error:
+                if not str(error):
+                    raise
+                raise ValueError(str(error)) from error  # NequIP's way to refuse arguments
 
     build.__name__ = build.__qualname__ = name.replace("NequIP", "GauntNequIP")
     build.__doc__ = summary + "\n" + _OPTIONS.format(stock=name)
     return model_builder(build)
+
+
+def _whole(name: str, value: object, largest: Optional[int] = None) -> None:
+    if type(value) is not int or value < 1 or (largest is not None and value > largest):
+        possible = "at least 1" if largest is None else f"1 to {largest}"
+        raise ValueError(f"{name} must be a whole number, {possible}, got {value!r}")
+
+
+def _check_features(num_features: object) -> None:
+    """NequIP checks the length of the list and, unclearly, the rest."""
+    entries = num_features if isinstance(num_features, (list, tuple)) else [num_features]
+    for degree, entry in enumerate(entries):
+        if num_features is None:
+            continue
+        if type(entry) is not int or entry < (1 if degree == 0 else 0):
+            raise ValueError(
+                "num_features must be a whole number, or a list of one for each degree, of which "
+                f"the first is at least 1, got {num_features!r}"
+            )
 
 
 @contextlib.contextmanager
@@ -76,12 +115,8 @@ def _gaunt_layers(which: Optional[List[int]], correlation: Union[int, List[int]]
         if which is not None and index not in which:
             return stock(convolution_kwargs=convolution_kwargs, **kwargs)
         own = correlation
-        if not isinstance(correlation, int):
-            if index >= len(correlation):
-                raise ValueError(
-                    f"correlation must have one entry per layer, got {list(correlation)}"
-                )
-            own = correlation[index]
+        if not isinstance(correlation, int):  # a wrong length is said below
+            own = correlation[index] if index < len(correlation) else 1
         return stock(
             convolution=GauntInteractionBlock,
             convolution_kwargs={**convolution_kwargs, **options, "correlation": own},
@@ -93,7 +128,7 @@ def _gaunt_layers(which: Optional[List[int]], correlation: Union[int, List[int]]
         yield
     finally:
         nequip_models.ConvNetLayer = stock
-    wrong = [i for i in which or [] if not 0 <= i < built]
+    wrong = [i for i in which or [] if i not in range(built)]
     if wrong:
         raise ValueError(f"gaunt_layers {wrong} don't exist, the model has layers 0 to {built - 1}")
     if not isinstance(correlation, int) and len(correlation) != built:

@@ -1,7 +1,7 @@
 """Exact quadrature on the sphere."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: a dataclass would look its text up in sys.modules, where
+# the modules of a model packaged by NequIP are not.
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -1,11 +1,161 @@
-"""Fixtures for tests in NequIP's environment."""
+"""Fixtures for tests in NequIP's environment: the host's own, and small runs of its commands.
 
+A process that imports NequIP and Lightning costs many seconds. One helper process imports them,
+and most commands run in a fork of it: nothing that a command changes is seen by another one or by
+the tests. The runs that others start from go through the real console script.
+"""
+
+import csv
+import multiprocessing
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 # NequIP's commands are run by name, by its own tests too.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
+import ase.io
+import pytest
+
 # Model dtypes, molecules and crystals of the host's test suite.
 from nequip.utils.unittests.conftest import *  # noqa: F403
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "nequip"
+SAMPLE = ROOT / "examples" / "3bpa_sample"
+# The quickstart on few frames, with a small model.
+SMALL = {
+    "data.split_dataset.file_path": "train.xyz",
+    "data.split_dataset.train": 6,
+    "data.split_dataset.val": 3,
+    "data.test_file_path": "test.xyz",
+    "data.train_dataloader.batch_size": 2,
+    "data.train_dataloader.shuffle": False,
+    "trainer.max_epochs": 2,
+    "trainer.log_every_n_steps": 1,
+    "training_module.model.num_layers": 2,
+    "training_module.model.l_max": 1,
+    "training_module.model.num_features": 4,
+    "training_module.model.radial_mlp_width": 8,
+    "training_module.model.num_bessels": 4,
+    "hydra.run.dir": "out",
+}
+FORK = """
+import os, runpy, sys
+os.chdir(folder)
+sys.path[:] = [path for path in sys.path if path]
+output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(output, 1)
+os.dup2(output, 2)
+sys.argv = [module, *arguments]
+runpy.run_module(module, run_name="__main__")
+"""
+
+
+class Workshop:
+    """Runs commands in folders of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(
+            ["nequip.scripts.train", "nequip.scripts.package", "nequip.scripts.compile"]
+            + ["nequip.model.nequip_models", "nequip.integrations.ase", "nequip.data.datamodule"]
+        )
+
+    def folder(self, name: str) -> Path:
+        """A folder with files of nine frames for training and validation and three for testing."""
+        path = self.root / name
+        path.mkdir()
+        frames = ase.io.read(SAMPLE / "train_300K.xyz", ":12")
+        ase.io.write(path / "train.xyz", frames[:9])
+        ase.io.write(path / "test.xyz", frames[9:])
+        return path
+
+    def settings(self, config: str = "quickstart", **changes) -> list[str]:
+        """Arguments of `nequip-train`: a configuration of the repository, and what is changed."""
+        settings = {**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}}
+        arguments = ["-cp", str(CONFIGS), "-cn", config]
+        return arguments + [f"++{k}={v}" for k, v in settings.items() if v is not ...]
+
+    def start(self, folder: Path, module: str, *arguments, log: str = "output.txt"):
+        """Start ``python -m module arguments``."""
+        arguments = [str(argument) for argument in arguments]
+        values = {"folder": str(folder), "module": module, "arguments": arguments, "log": log}
+        process = self.context.Process(target=exec, args=(FORK, values))
+        process.log = folder / log
+        process.start()
+        return process
+
+    def finish(self, process, fails: bool = False, timeout: float = 500) -> str:
+        """Wait for a command and return what it printed."""
+        process.join(timeout)
+        output = process.log.read_text()
+        assert process.exitcode is not None, f"still running after {timeout} s:\n{output}"
+        assert (process.exitcode != 0) == fails, output
+        return output
+
+    def run(self, folder: Path, module: str, *arguments, fails: bool = False) -> str:
+        return self.finish(self.start(folder, module, *arguments), fails)
+
+    def train(self, folder: Path, *arguments, fails: bool = False, **changes) -> str:
+        settings = self.settings(**changes)
+        return self.run(folder, "nequip.scripts.train", *settings, *arguments, fails=fails)
+
+
+def run_command(folder: Path, *command, timeout: float = 300) -> str:
+    """Run a console script and return what it printed."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=timeout,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def read_metrics(folder: Path) -> dict[str, list[float]]:
+    """Columns of the training's metrics.csv, without empty fields."""
+    columns: dict[str, list[float]] = {}
+    (path,) = folder.glob("log/version_*/metrics.csv")
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value:
+                    columns.setdefault(name, []).append(float(value))
+    return columns
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the helper and its forks
+    return Workshop(tmp_path_factory.mktemp("nequip"))
+
+
+@pytest.fixture(scope="session")
+def single(workshop):
+    """Folder of a float32 model: natural parity, a product, no cutoffs of pairs."""
+    folder = workshop.folder("single")
+    settings = workshop.settings(training_module__model__correlation=2)
+    run_command(folder, "nequip-train", *settings)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def double(workshop):
+    """Folder of a float64 model: both parities, features per degree, cutoffs of pairs."""
+    folder = workshop.folder("double")
+    settings = workshop.settings(
+        training_module__model__model_dtype="float64",
+        training_module__model__l_max=2,
+        training_module__model__parity=True,
+        training_module__model__num_features="[4,3,2]",
+        training_module__model__correlation="[1,3]",
+        training_module__model__per_edge_type_cutoff="{H: 3.0, C: {H: 3.5, O: 3.8}}",
+    )
+    run_command(folder, "nequip-train", *settings)
+    return folder

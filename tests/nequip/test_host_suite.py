@@ -1,8 +1,17 @@
-"""NequIP's own tests for models of extension packages."""
+"""NequIP's own tests for models of extension packages, all of them.
 
+What the suite itself leaves out on a machine without GPU: train-time compilation ("known
+compilation bugs ... on CPU") and LAMMPS ML-IAP (needs LAMMPS with Kokkos on CUDA).
+"""
+
+from pathlib import Path
+
+import ase.io
 import pytest
-from nequip.utils.unittests.model_tests import BaseEnergyModelTests
+from nequip.utils.unittests import model_tests, model_tests_torchsim, utils
+from omegaconf import OmegaConf
 
+SAMPLE = Path(__file__).parents[2] / "examples" / "3bpa_sample" / "train_300K.xyz"
 # Shapes of the host's own tests: large enough for every path, small enough to be quick.
 COMMON = {
     "_target_": "gaunt_plugin.nequip.GauntNequIPGNNModel",
@@ -48,12 +57,58 @@ MODELS = {
 }
 
 
-class TestGauntNequIP(BaseEnergyModelTests):
+class NotStrictlyLocal:
     @pytest.fixture
     def strict_locality(self):
         return False
 
+
+class TestModels(
+    NotStrictlyLocal,
+    model_tests.TrainTimeCompileMixin,
+    model_tests.LAMMPSMLIAPIntegrationMixin,
+):
     @pytest.fixture(scope="class", params=list(MODELS))
     @classmethod
     def config(cls, request):
         return {**COMMON, **MODELS[request.param]}
+
+
+@pytest.mark.training
+class TestCompiledFiles(
+    NotStrictlyLocal,
+    model_tests.BaseEnergyModelTests,
+    model_tests_torchsim.TorchSimIntegrationMixin,
+):
+    """The same tests and those of compiled files, for one small model.
+
+    They train and generate C++ for each of two data sets, two dtypes and two kinds of saved models,
+    minutes of compiler time for every model.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls):
+        return {**COMMON, **MODELS["minimal"], "num_features": 4}
+
+    @pytest.fixture(scope="class", params=["3bpa.yaml", "minimal_toy_emt.yaml"])
+    @classmethod
+    def conffile(cls, request, tmp_path_factory):
+        """The host's configurations; minimal_aspirin.yaml downloads its data, ours are here."""
+        if request.param == "minimal_toy_emt.yaml":
+            return request.param
+        folder = tmp_path_factory.mktemp("3bpa")
+        ase.io.write(folder / "frames.xyz", ase.io.read(SAMPLE, ":16"))
+        config = OmegaConf.load(Path(utils.__file__).with_name("minimal_aspirin.yaml"))
+        del config.data.dataset, config.data.data_source_dir
+        del config.data.trainval_test_subset, config.data.train_val_split
+        config.data["_target_"] = "nequip.data.datamodule.ASEDataModule"
+        config.data["split_dataset"] = {
+            "file_path": str(folder / "frames.xyz"),
+            "train": 10,
+            "val": 3,
+            "test": 3,
+        }
+        config.model_type_names = ["C", "O", "H", "N"]
+        OmegaConf.save(config, folder / request.param)
+        return str(folder / request.param)

@@ -1,0 +1,504 @@
+"""NequIP's commands on Gaunt models, from training to the files that other programs read."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from nequip.data import compute_neighborlist_, from_ase
+from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListPruneTransform
+from nequip.integrations.ase import NequIPCalculator
+from nequip.model.saved_models import load_saved_model
+
+from .conftest import read_metrics, run_command
+
+pytestmark = pytest.mark.training
+TYPES = ["C", "H", "N", "O"]
+R_MAX = 4.0
+TOLERANCES = {"single": 5e-5, "double": 1e-12}  # the host's, for saved and compiled models
+ERRORS = ("total_energy_mae", "per_atom_energy_rmse", "forces_mae", "forces_rmse", "weighted_sum")
+
+
+@pytest.fixture(params=["single", "double"])
+def trained(request):
+    """Name and folder of each trained model."""
+    return request.param, request.getfixturevalue(request.param)
+
+
+def frames():
+    """A molecule, and a crystal whose cell is smaller than twice the cutoff."""
+    crystal = ase.Atoms(
+        "CHNO",
+        positions=[[0, 0, 0], [1.4, 0.2, 0.3], [0.4, 1.8, 1.6], [2.0, 2.2, 0.4]],
+        cell=[[3.6, 0.2, 0.0], [0.1, 3.4, 0.3], [0.0, -0.2, 3.9]],
+        pbc=True,
+    )
+    molecule = ase.io.read(Path(__file__).parents[2] / "examples/3bpa_sample/test_600K.xyz")
+    molecule.calc = None
+    molecule.set_pbc(False)
+    molecule.cell = None
+    return [molecule, crystal]
+
+
+def evaluate(calculator, names=("energy", "forces", "energies", "stress")):
+    results = []
+    for atoms in frames():
+        atoms.calc = calculator
+        atoms.get_potential_energy()
+        results.append({name: np.array(atoms.calc.results[name]) for name in names})
+    del results[0]["stress"]  # no volume
+    return results
+
+
+def assert_same(one, two, tolerance):
+    for result, expected in zip(one, two):
+        assert result.keys() == expected.keys()
+        for key in expected:
+            np.testing.assert_allclose(result[key], expected[key], rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(scope="session")
+def references(single, double):
+    """Results of the checkpoints in this process."""
+    results = {}
+    for name, folder in (("single", single), ("double", double)):
+        calculator = NequIPCalculator._from_saved_model(folder / "out/best.ckpt")
+        results[name] = evaluate(calculator)
+        assert all(np.abs(result["forces"]).max() > 0.01 for result in results[name])
+    return results
+
+
+@pytest.fixture(scope="session")
+def packages(workshop, single, double):
+    """model.nequip.zip of each."""
+    args = ["build", "out/best.ckpt", "model.nequip.zip"]
+    running = [workshop.start(f, "nequip.scripts.package", *args) for f in (single, double)]
+    for process in running:
+        workshop.finish(process)
+    return {"single": single / "model.nequip.zip", "double": double / "model.nequip.zip"}
+
+
+@pytest.fixture(scope="session")
+def torchscript(packages, single, double):
+    """model.nequip.pth of each, one from a checkpoint and one from a package."""
+    paths = {}
+    for name, folder, source in (
+        ("single", single, "model.nequip.zip"),
+        ("double", double, "out/best.ckpt"),
+    ):
+        run_command(folder, "gaunt-nequip-torchscript", source, "model.nequip.pth")
+        paths[name] = folder / "model.nequip.pth"
+    return paths
+
+
+@pytest.fixture(scope="session")
+def aotinductor(workshop, single):
+    """Files for ASE and pair_nequip, compiled side by side. In float64: test_host_suite.py."""
+    running = []
+    for target in ("ase", "pair_nequip"):
+        args = ["out/best.ckpt", f"{target}.nequip.pt2", "--mode", "aotinductor"]
+        args += ["--device", "cpu", "--target", target]
+        running.append(workshop.start(single, "nequip.scripts.compile", *args, log=f"{target}.txt"))
+    for process in running:
+        workshop.finish(process)
+    return single
+
+
+def test_training_measures_errors(trained):
+    name, folder = trained
+    metrics = read_metrics(folder / "out")
+    for error in ERRORS:
+        assert len(metrics[f"val0_epoch/{error}"]) == 3  # two epochs, and the best model again
+        assert len(metrics[f"test0_epoch/{error}"]) == 1
+    assert all(np.isfinite(values).all() for values in metrics.values())
+    assert len(metrics["train_loss_step/weighted_sum"]) == 6
+    losses = metrics["train_loss_epoch/weighted_sum"]
+    assert losses[1] < losses[0]
+    assert metrics["val0_epoch/weighted_sum"][2] == min(metrics["val0_epoch/weighted_sum"])
+    checkpoint = torch.load(folder / "out/last.ckpt", weights_only=False)
+    dtypes = {
+        value.dtype
+        for key, value in checkpoint["state_dict"].items()
+        if key.endswith("weight") and key.startswith("model.")
+    }
+    assert dtypes == {{"single": torch.float32, "double": torch.float64}[name]}
+
+
+def test_averaged_weights(trained):
+    """Validation, calculator and exports use the average over the training (EMA)."""
+    _, folder = trained
+    state = torch.load(folder / "out/last.ckpt", weights_only=False)["state_dict"]
+    model = load_saved_model(folder / "out/last.ckpt")
+    prefix = "model.sole_model."
+    different = 0
+    for number, (name, used) in enumerate(model.named_parameters()):
+        average = state[f"ema.ema_weight_{number}"]
+        torch.testing.assert_close(used.detach(), average, rtol=0, atol=0, msg=name)
+        different += not torch.equal(average, state[prefix + name])
+    assert different > number / 2
+
+
+def test_errors_are_those_of_the_saved_model(references, double):
+    metrics = read_metrics(double / "out")
+    calculator = NequIPCalculator._from_saved_model(double / "out/best.ckpt")
+    errors = []
+    for atoms in ase.io.read(double / "test.xyz", ":"):
+        expected = atoms.get_forces()
+        atoms.calc = calculator
+        errors.append(atoms.get_forces() - expected)
+    found = metrics["test0_epoch/forces_rmse"][0]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(found, rel=1e-6)
+
+
+def test_restart_goes_on_where_it_stopped(workshop, double):
+    """Two and two epochs give the weights of four, averages included."""
+    options = {
+        "training_module__model__model_dtype": "float64",
+        "training_module__model__correlation": 2,
+    }
+    whole, parts = workshop.folder("whole"), workshop.folder("parts")
+    running = workshop.start(
+        whole, "nequip.scripts.train", *workshop.settings(**options, trainer__max_epochs=4)
+    )
+    workshop.train(parts, **options)
+    output = workshop.train(
+        parts, **options, trainer__max_epochs=4, ckpt_path="out/last.ckpt", hydra__run__dir="more"
+    )
+    workshop.finish(running)
+    assert "Continuing training with checkpoint file" in output
+    states = [
+        torch.load(path, weights_only=False)
+        for path in (whole / "out/last.ckpt", parts / "more/last.ckpt")
+    ]
+    assert states[0]["epoch"] == states[1]["epoch"] == 3
+    one, two = (state["state_dict"] for state in states)
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=0, atol=1e-14, msg=key)
+    assert len(read_metrics(parts / "more")["train_loss_epoch/weighted_sum"]) == 2
+
+
+def test_two_processes_train_as_one(workshop):
+    """Data-parallel training has the loss curve of one process on the summed batch."""
+    options = {
+        "training_module__model__model_dtype": "float64",
+        "training_module__model__correlation": 2,
+        "training_module__model__parity": True,
+        "data__split_dataset__train": 8,
+        "data__split_dataset__val": 1,
+        "data__val_dataloader__batch_size": 1,
+        "run": "[train]",
+    }
+    one, two = workshop.folder("one_process"), workshop.folder("two_processes")
+    workshop.train(one, **options, data__train_dataloader__batch_size=4)
+    parallel = {"trainer__strategy": "ddp", "trainer__devices": 2, "trainer__accelerator": "cpu"}
+    settings = workshop.settings(**options, **parallel, data__train_dataloader__batch_size=2)
+    output = run_command(two, "nequip-train", *settings)
+    assert "MEMBER: 2/2" in output
+    assert "distributed_backend=gloo" in output
+    curves = [read_metrics(folder / "out") for folder in (one, two)]
+    for name in ("train_loss_step/weighted_sum", "train_loss_step/forces_mse"):
+        expected, found = (curve[name] for curve in curves)
+        assert len(expected) == 4
+        assert found == pytest.approx(expected, rel=1e-10)
+        assert expected[3] != pytest.approx(expected[0], rel=1e-2)
+    validation = [curve["val0_epoch/weighted_sum"] for curve in curves]
+    assert validation[1] == pytest.approx(validation[0], rel=1e-10)
+
+
+def test_inspecting_a_package(workshop, packages, single):
+    package = packages["single"]
+    command = "nequip.scripts.package"
+    listed = workshop.run(single, command, "list", package)
+    for file in ("nequip/interaction.py", "layers/aligned.py", "layers/many_body.py"):
+        assert f"gaunt_plugin/{file}" in listed
+    info = workshop.run(single, command, "info", package)
+    assert "r_max" in info
+    assert "C H N O" in info
+    modifiers = workshop.run(single, command, "info", package, "--get-modifiers")
+    assert "enable_LAMMPSMLIAPGhostExchange" in modifiers
+    (path,) = [
+        line.split()[1] for line in listed.splitlines() if line.endswith("nequip/interaction.py")
+    ]
+    assert "(no differences)" in workshop.run(single, command, "diff", package, path)
+
+
+READ_PACKAGE = """
+import importlib.metadata, json, sys
+import numpy as np
+try:
+    import gaunt_plugin
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("gaunt_plugin can be imported")
+assert importlib.metadata.version("nequip")
+assert not list(importlib.metadata.entry_points(group="nequip.extension"))
+sys.path.insert(0, {tests!r})
+import ase.io
+from nequip.integrations.ase import NequIPCalculator
+calculator = NequIPCalculator._from_saved_model({package!r})
+results = []
+for atoms in ase.io.read("frames.traj", ":"):
+    atoms.calc = calculator
+    atoms.get_potential_energy()
+    results.append({{k: np.array(v).tolist() for k, v in atoms.calc.results.items()}})
+mangled = [name for name in sys.modules if name.endswith(".gaunt_plugin.nequip.interaction")]
+assert mangled and not [m for m in sys.modules if m.split(".")[0] in ("gaunt_plugin", "mace")]
+with open("results.json", "w") as file:
+    json.dump(results, file)
+"""
+
+
+def test_package_needs_no_plugin(packages, references, trained, tmp_path):
+    """In an environment with everything but this package, the results are the same."""
+    name, _ = trained
+    site = tmp_path / "site"
+    site.mkdir()
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(folder).iterdir():
+            ours = (
+                entry.name.lower().replace("-", "_").startswith(("gaunt_plugin", "_gaunt_plugin"))
+            )
+            if not ours and entry.suffix != ".pth":
+                (site / entry.name).symlink_to(entry)
+    run = tmp_path / "run"
+    run.mkdir()
+    ase.io.write(run / "frames.traj", frames())
+    code = READ_PACKAGE.format(package=str(packages[name]), tests=str(run))
+    # -S: no .pth files, which is how an editable install is found.
+    environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=run,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((run / "results.json").read_text())
+    for result, expected in zip(results, references[name]):
+        for key, value in expected.items():
+            np.testing.assert_allclose(result[key], value, rtol=1e-12, atol=1e-12)
+
+
+def test_calculator_from_a_package(packages, references, trained):
+    name, _ = trained
+    calculator = NequIPCalculator._from_saved_model(packages[name])
+    assert_same(evaluate(calculator), references[name], TOLERANCES[name])
+
+
+def test_calculator_from_torchscript(torchscript, references, trained):
+    name, _ = trained
+    calculator = NequIPCalculator.from_compiled_model(torchscript[name], device="cpu")
+    assert_same(evaluate(calculator), references[name], TOLERANCES[name])
+
+
+def test_calculator_from_aotinductor(aotinductor, references):
+    calculator = NequIPCalculator.from_compiled_model(aotinductor / "ase.nequip.pt2", device="cpu")
+    assert_same(evaluate(calculator), references["single"], TOLERANCES["single"])
+
+
+def lammps_inputs(atoms, cutoffs):
+    """What pair_nequip hands over."""
+    to_types = ChemicalSpeciesToAtomTypeMapper(TYPES, {name: name for name in TYPES})
+    graph = compute_neighborlist_(to_types(from_ase(atoms)), r_max=R_MAX)
+    if cutoffs is not None:
+        graph = NeighborListPruneTransform(R_MAX, cutoffs, TYPES)(graph)
+    shifts = graph.get("edge_cell_shift", torch.zeros(graph["edge_index"].shape[1], 3))
+    cell = graph["cell"].view(1, 3, 3) if atoms.pbc.any() else 100 * torch.eye(3).view(1, 3, 3)
+    return {
+        "pos": graph["pos"].double(),
+        "edge_index": graph["edge_index"],
+        "atom_types": graph["atom_types"].view(-1),
+        "edge_cell_shift": shifts.double(),
+        "cell": cell.double(),
+    }
+
+
+READ_FILE = """
+import sys, torch
+path, file = sys.argv[1:]
+inputs = torch.load(file)
+if path.endswith(".pth"):
+    extra = dict.fromkeys(
+        ["r_max", "num_types", "type_names", "allow_tf32", "per_edge_type_cutoff"], ""
+    )
+    model = torch.jit.load(path, map_location="cpu", _extra_files=extra)
+    model.eval()
+    results = [model(frame) for frame in inputs]
+else:
+    import torch._inductor
+    model = torch._inductor.aoti_load_package(path)
+    extra = model.loader.get_metadata()
+    order = ("pos", "edge_index", "atom_types", "cell", "edge_cell_shift")
+    names = ("atomic_energy", "forces", "virial")
+    results = [dict(zip(names, model([frame[k] for k in order]))) for frame in inputs]
+loaded = {"gaunt_plugin", "nequip", "e3nn", "mace", "scipy", "ase"} & set(sys.modules)
+assert not loaded, loaded
+names = ("atomic_energy", "forces", "virial")
+results = [{key: result[key].detach() for key in names} for result in results]
+torch.save((dict(extra), results), file + ".out")
+"""
+
+
+def assert_contract(path, folder, cutoffs, tolerance):
+    """What `pair_nequip` relies on, in a process that knows only torch; returns the metadata."""
+    inputs = [lammps_inputs(atoms, cutoffs) for atoms in frames()]
+    expected = []
+    model = load_saved_model(folder / "out/best.ckpt").eval()
+    for frame in inputs:
+        out = model({key: value.clone() for key, value in frame.items()})
+        expected.append({key: out[key].detach() for key in ("atomic_energy", "forces", "virial")})
+    file = folder / f"{path.name}.inputs"
+    torch.save(inputs, file)
+    command = [sys.executable, "-I", "-c", READ_FILE, str(path), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    extra, results = torch.load(f"{file}.out", weights_only=False)
+    for frame, result, eager in zip(inputs, results, expected):
+        atoms = len(frame["pos"])
+        shapes = {"atomic_energy": (atoms, 1), "forces": (atoms, 3), "virial": (1, 3, 3)}
+        for key, shape in shapes.items():
+            assert result[key].shape == shape
+            assert result[key].dtype == torch.float64
+            torch.testing.assert_close(result[key], eager[key], rtol=tolerance, atol=tolerance)
+        assert result["forces"].abs().max() > 0.01
+    assert float(extra["r_max"]) == R_MAX
+    return {key: v.decode() if isinstance(v, bytes) else v for key, v in extra.items()}
+
+
+def test_torchscript_file(torchscript, trained):
+    name, folder = trained
+    cutoffs = {"H": 3.0, "C": {"H": 3.5, "O": 3.8}} if name == "double" else None
+    tolerance = {"single": 5e-5, "double": 1e-10}[name]
+    extra = assert_contract(torchscript[name], folder, cutoffs, tolerance)
+    assert extra["num_types"] == "4"
+    assert extra["type_names"] == "C H N O"
+    assert extra["allow_tf32"] == "0"
+    of_pairs = extra["per_edge_type_cutoff"].split()
+    if cutoffs is None:
+        assert of_pairs == []
+    else:  # [type of the centre, type of the neighbour]
+        table = np.array(of_pairs, dtype=float).reshape(4, 4)
+        expected = [[4.0, 3.5, 4.0, 3.8], [3.0] * 4, [4.0] * 4, [4.0] * 4]
+        np.testing.assert_array_equal(table, expected)
+
+
+def test_aotinductor_file_for_lammps(aotinductor):
+    extra = assert_contract(aotinductor / "pair_nequip.nequip.pt2", aotinductor, None, 5e-5)
+    assert extra["num_types"] == "4"
+    assert extra["type_names"] == "C H N O"
+
+
+def test_torchscript_command_refuses_mode(workshop, single):
+    module = "gaunt_plugin.nequip.torchscript"
+    output = workshop.run(
+        single, module, "out/best.ckpt", "x.nequip.pth", "--mode", "aotinductor", fails=True
+    )
+    assert "leave out --mode" in output
+
+
+class Exchange:
+    """LAMMPS' side of ML-IAP: local atoms, ghosts that copy them, and edges between these."""
+
+    def __init__(self, atoms) -> None:
+        inputs = lammps_inputs(atoms, None)
+        centre, neighbour = inputs["edge_index"]
+        images = {}  # ghost of each neighbour in another cell
+        owner = list(range(len(atoms)))
+        index = []
+        for j, shift in zip(neighbour.tolist(), inputs["edge_cell_shift"].tolist()):
+            if not any(shift):
+                index.append(j)
+                continue
+            if (j, *shift) not in images:
+                images[(j, *shift)] = len(owner)
+                owner.append(j)
+            index.append(images[(j, *shift)])
+        self.owner = torch.tensor(owner)
+        self.nlocal, self.ntotal = len(atoms), len(owner)
+        self.pair_i, self.pair_j = centre.numpy(), np.array(index)
+        self.npairs = len(index)
+        x, moved = inputs["pos"], inputs["edge_cell_shift"] @ inputs["cell"][0]
+        self.rij = (x[neighbour] + moved - x[centre]).numpy()
+        self.elems = inputs["atom_types"][self.owner].numpy()
+        self.eatoms = np.zeros(self.nlocal)
+        self.exchanged = []
+
+    def forward_exchange(self, source, target, width) -> None:
+        self.exchanged.append(width)
+        target.copy_(source[self.owner])
+
+    def reverse_exchange(self, source, target, width) -> None:
+        target.zero_()
+        target.index_add_(0, self.owner, source)
+
+    def update_pair_forces_gpu(self, pairs) -> None:
+        forces = torch.zeros(self.ntotal, 3, dtype=pairs.dtype)
+        forces.index_add_(0, torch.as_tensor(self.pair_i), pairs)
+        forces.index_add_(0, torch.as_tensor(self.pair_j), -pairs)
+        self.forces = torch.zeros(self.nlocal, 3, dtype=pairs.dtype)
+        self.forces.index_add_(0, self.owner, forces)
+
+
+MLIAP = '''
+"""The class that the package `lammps` brings, where it is not installed."""
+
+
+class MLIAPUnified:
+    def __init__(self, interface=None, element_types=None, ndescriptors=None, nparams=None,
+                 rcutfac=None):
+        self.interface = interface
+        self.element_types = element_types
+        self.ndescriptors = ndescriptors
+        self.nparams = nparams
+        self.rcutfac = rcutfac
+'''
+
+
+def test_file_for_mliap(single, references, tmp_path, monkeypatch):
+    """`nequip-prepare-lmp-mliap`, then LAMMPS' calls of the model with ghosts in Python."""
+    try:
+        import lammps.mliap.mliap_unified_abc  # noqa: F401
+    except ModuleNotFoundError:
+        package = tmp_path / "lammps" / "mliap"
+        package.mkdir(parents=True)
+        for folder in (package, package.parent):
+            (folder / "__init__.py").touch()
+        (package / "mliap_unified_abc.py").write_text(MLIAP)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run_command(
+        single, "nequip-prepare-lmp-mliap", "out/best.ckpt", "model.nequip.lmp.pt", "--no-compile"
+    )
+    model = torch.load(single / "model.nequip.lmp.pt", weights_only=False)
+    assert model.element_types == TYPES
+    assert model.rcutfac == R_MAX / 2
+    for atoms, expected in zip(frames(), references["single"]):
+        data = Exchange(atoms)
+        model.compute_forces(data)
+        np.testing.assert_allclose(data.energy.item(), expected["energy"], rtol=5e-5)
+        np.testing.assert_allclose(data.eatoms, expected["energies"], rtol=5e-5, atol=5e-5)
+        np.testing.assert_allclose(data.forces, expected["forces"], rtol=5e-5, atol=5e-5)
+    assert data.ntotal > data.nlocal
+    assert data.exchanged == [16]  # before the second layer: 4x0e+4x1o
+
+
+def test_wrong_options_are_said_in_one_sentence(workshop):
+    folder = workshop.folder("wrong")
+    for options, message in [
+        ({"parametrization": "cg"}, "ValueError: unknown parametrization 'cg'; possible:"),
+        ({"rank": 0}, "ValueError: rank must be a whole number, at least 1, got 0"),
+        ({"correlation": "[2]"}, "ValueError: correlation must have one entry for each of the 2"),
+    ]:
+        options = {f"training_module__model__{key}": value for key, value in options.items()}
+        output = workshop.train(folder, **options, fails=True)
+        assert message in output
+        assert "TRAIN RUN START" not in output
