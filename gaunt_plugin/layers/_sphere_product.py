@@ -70,8 +70,9 @@ class SphereProduct(TableModule):
         self.irreps1, self.irreps2, self.irreps3 = (
             ordered(t[i] for t in triples) for i in range(3)
         )
-        irreps = (self.irreps1, self.irreps2, self.irreps3)
-        rule = quadrature(sum(max(ir.l for ir in side) for side in irreps))
+        self.lmax1 = max(ir.l for ir in self.irreps1)
+        self.lmax2 = max(ir.l for ir in self.irreps2)
+        self._prepare()
         # Per product: its target (2 * antisymmetric + kind) and the kinds of its factors.
         self.products: List[Tuple[int, int, int]] = sorted(
             {
@@ -82,39 +83,64 @@ class SphereProduct(TableModule):
         self.natural1 = _dim(self.irreps1, NATURAL)
         self.natural2 = _dim(self.irreps2, NATURAL)
         self.dims3 = [_dim(self.irreps3, NATURAL), _dim(self.irreps3, PSEUDO)]
-        for side, factors in ((1, self.irreps1), (2, self.irreps2)):
+        sides = ((1, self.irreps1, self.lmax1), (2, self.irreps2, self.lmax2))
+        for side, factors, lmax in sides:
             for kind in (NATURAL, PSEUDO):
                 used = {p[0] > 1 for p in self.products if p[side] == kind}
                 ls = [ir.l for ir in factors if kind_of(ir) == kind]
                 name = f"{side}{'np'[kind]}"
-                self.register_table(f"values{name}", _values(ls, rule) if False in used else _NONE)
-                self.register_table(
-                    f"gradients{name}", _gradients(ls, rule) if True in used else _NONE
-                )
+                values = self._values(ls, lmax) if False in used else _NONE
+                gradients = self._gradients(ls, lmax) if True in used else _NONE
+                self.register_table(f"values{name}", values)
+                self.register_table(f"gradients{name}", gradients)
         for target in range(4):
             wanted = [ir for ir in self.irreps3 if kind_of(ir) == target % 2]
             factors = [_factor(paths, ir, target > 1, same) for ir in wanted]
             table = _NONE
             if any(factors):
                 ls = [ir.l for ir in wanted]
-                table = real_harmonics(ls, rule.nodes) * rule.weights[:, None]
-                table = table * np.asarray(factors)[degree_of_component(ls)]
+                scale = np.asarray(factors)[degree_of_component(ls)]
+                table = self._projection(ls, target > 1) * scale
             self.register_table(f"project{target}", table)
+
+    def _prepare(self) -> None:
+        lmax3 = max(ir.l for ir in self.irreps3)
+        self.rule = quadrature(self.lmax1 + self.lmax2 + lmax3)
+
+    def _values(self, ls: List[int], lmax: int) -> np.ndarray:
+        return (real_harmonics(ls, self.rule.nodes) * input_scales(ls, False)).T
+
+    def _gradients(self, ls: List[int], lmax: int) -> np.ndarray:
+        """``[components, 2 nodes]``: along the first tangent of all nodes, along the second."""
+        nodes = self.rule.nodes
+        # gtx,gxi->tgi
+        along = np.einsum("gtx,gxi->tgi", tangents(nodes), surface_gradients(ls, nodes))
+        scale = input_scales(ls, True)
+        return (along * scale).reshape(-1, len(scale)).T
+
+    def _projection(self, ls: List[int], antisymmetric: bool) -> np.ndarray:
+        return real_harmonics(ls, self.rule.nodes) * self.rule.weights[:, None]
+
+    def _evaluate(self, c: torch.Tensor, table: torch.Tensor, lmax: int) -> torch.Tensor:
+        return c @ table if table.shape[0] > 0 else table
+
+    def _project(self, field: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return field @ table
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         an, ap = a[:, : self.natural1], a[:, self.natural1 :]
         bn, bp = b[:, : self.natural2], b[:, self.natural2 :]
         fields = (  # ri,ig->rg; tables that nothing needs are empty
-            _evaluate(an, self.values1n),
-            _evaluate(ap, self.values1p),
-            _evaluate(bn, self.values2n),
-            _evaluate(bp, self.values2p),
+            self._evaluate(an, self.values1n, self.lmax1),
+            self._evaluate(ap, self.values1p, self.lmax1),
+            self._evaluate(bn, self.values2n, self.lmax2),
+            self._evaluate(bp, self.values2p, self.lmax2),
         )
         gradients = (
-            _evaluate(an, self.gradients1n),
-            _evaluate(ap, self.gradients1p),
-            _evaluate(bn, self.gradients2n),
-            _evaluate(bp, self.gradients2p),
+            self._evaluate(an, self.gradients1n, self.lmax1),
+            self._evaluate(ap, self.gradients1p, self.lmax1),
+            self._evaluate(bn, self.gradients2n, self.lmax2),
+            self._evaluate(bp, self.gradients2p, self.lmax2),
         )
         projections = (self.project0, self.project1, self.project2, self.project3)
         parts: List[List[torch.Tensor]] = [[], []]
@@ -130,7 +156,7 @@ class SphereProduct(TableModule):
             total = [total[0] + term] if len(total) > 0 else [term]
             last = i + 1 == len(self.products)
             if last or self.products[i + 1][0] != target:
-                parts[target % 2].append(total[0] @ projections[target])  # rg,gk->rk
+                parts[target % 2].append(self._project(total[0], projections[target]))  # rg,gk->rk
                 total = []
         out: List[torch.Tensor] = []
         for kind in parts:
@@ -142,10 +168,6 @@ class SphereProduct(TableModule):
 _NONE = np.zeros((0, 0))
 
 
-def _evaluate(c: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    return c @ table if table.shape[0] > 0 else table
-
-
 def _dim(irreps: List[Irrep], kind: int) -> int:
     return sum(ir.dim for ir in irreps if kind_of(ir) == kind)
 
@@ -155,17 +177,9 @@ def _scale(l: int, gradient: bool) -> float:
     return 1 / math.sqrt((2 * l + 1) * (max(l * (l + 1), 1) if gradient else 1))
 
 
-def _values(ls: List[int], rule) -> np.ndarray:
-    scale = np.array([_scale(l, False) for l in ls])[degree_of_component(ls)]
-    return (real_harmonics(ls, rule.nodes) * scale).T
-
-
-def _gradients(ls: List[int], rule) -> np.ndarray:
-    """``[components, 2 nodes]``: along the first tangent of every node, then along the second."""
-    scale = np.array([_scale(l, True) for l in ls])[degree_of_component(ls)]
-    # gtx,gxi->tgi
-    along = np.einsum("gtx,gxi->tgi", tangents(rule.nodes), surface_gradients(ls, rule.nodes))
-    return (along * scale).reshape(-1, len(scale)).T
+def input_scales(ls: List[int], gradient: bool) -> np.ndarray:
+    """Scale of every component of inputs of these degrees."""
+    return np.array([_scale(l, gradient) for l in ls])[degree_of_component(ls)]
 
 
 def _factor(paths: List[Path], ir: Irrep, antisymmetric: bool, same: bool) -> float:

@@ -6,6 +6,7 @@ from typing import Optional
 
 import torch
 
+from gaunt_plugin.layers._fourier_product import FourierProduct
 from gaunt_plugin.layers._irreps import Irreps, functions_of
 from gaunt_plugin.layers._mixing import ChannelMixing, ChannelWeights
 from gaunt_plugin.layers._sphere_product import SphereProduct
@@ -13,6 +14,7 @@ from gaunt_plugin.layers.paths import reachable_paths
 
 MODES = ("uvw", "uuu")
 NORMALIZATIONS = ("component", "norm")
+METHODS = {"grid": SphereProduct, "fourier": FourierProduct}
 
 
 class GauntTensorProduct(torch.nn.Module):
@@ -45,6 +47,8 @@ class GauntTensorProduct(torch.nn.Module):
             ``"norm"``: irreps have mean squared norm 1.
         shared_weights: the same weights for all rows (default), or one row of weights per row.
         internal_weights: weights are parameters (default where they are shared).
+        method: ``"grid"``, quadrature, or ``"fourier"``, the paper's 2D Fourier series and FFT; the
+            same numbers.
 
     Attributes:
         weight_numel: number of weights: those of the first input, the second, the output.
@@ -77,6 +81,7 @@ class GauntTensorProduct(torch.nn.Module):
         irrep_normalization: str = "component",
         shared_weights: Optional[bool] = None,
         internal_weights: Optional[bool] = None,
+        method: str = "grid",
     ) -> None:
         super().__init__()
         self.irreps_in1 = Irreps(irreps_in1)
@@ -85,6 +90,8 @@ class GauntTensorProduct(torch.nn.Module):
         sides = (self.irreps_in1, self.irreps_in2, self.irreps_out)
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; possible: {', '.join(MODES)}")
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; possible: {', '.join(METHODS)}")
         if irrep_normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"unknown irrep_normalization {irrep_normalization!r}; "
@@ -120,7 +127,8 @@ class GauntTensorProduct(torch.nn.Module):
         self.mode, self.rank = mode, rank
         self.shared_weights, self.internal_weights = shared_weights, internal_weights
         self.dim1, self.dim2, self.dim3 = (irreps.dim for irreps in sides)
-        self.product = SphereProduct(self.paths)
+        self.method = method
+        self.product = METHODS[method](self.paths)
         mixing = ChannelMixing if mode == "uvw" else ChannelWeights
         norm = irrep_normalization == "norm"
         self.mix1 = mixing(self.irreps_in1, self.product.irreps1, rank, shared_weights, norm)
@@ -192,6 +200,7 @@ class GauntTensorProduct(torch.nn.Module):
         odd = sum(path.antisymmetric for path in self.paths)
         return (
             f"{self.irreps_in1} x {self.irreps_in2} -> {self.irreps_out}, mode={self.mode}, "
+            f"method={self.method}, "
             f"rank={self.rank}, paths={len(self.paths)} ({odd} antisymmetric), "
             f"weights={self.weight_numel}"
         )

@@ -7,6 +7,7 @@ e3nn's component order (``m = -l..l``, polar axis y). Integrals are averages ove
 """
 
 from gaunt_plugin.sphere.coupling import antisymmetric, gaunt, nested_terms
+from gaunt_plugin.sphere.fourier import fourier_coefficients, fourier_projection
 from gaunt_plugin.sphere.harmonics import (
     degree_of_component,
     real_harmonics,
@@ -23,6 +24,8 @@ __all__ = [
     "coupling_norm",
     "coupling_rms",
     "degree_of_component",
+    "fourier_coefficients",
+    "fourier_projection",
     "gaunt",
     "nested_terms",
     "power_rms",

@@ -40,6 +40,9 @@ BUILD = {
 _BOTH = "2x0e+2x0o+2x1o+2x1e+2x2e+2x2o"
 BUILD |= {
     "product": lambda: GauntTensorProduct(_BOTH, _BOTH, _BOTH, "uuu", rank=2),
+    "product fourier": lambda: GauntTensorProduct(
+        "2x1e+2x0e+2x1o", "2x1o+2x2e+2x0o", "2x0e+2x1o+2x1e", "uuu", method="fourier"
+    ),
     "product mixed": lambda: GauntTensorProduct(
         "3x1e+2x0e+1x1o+2x1o", "2x1o+1x2e", "2x1o+1x0o+3x2o+1x1o+2x1e"
     ),
