@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT / "examples"))
 import environment  # noqa: E402
 
 TESTS = {
-    "mace": ["tests/sphere", "tests/layers", "tests/mace", "tests/test_*.py"],
-    "nequip": ["tests/sphere", "tests/layers", "tests/nequip", "tests/test_*.py"],
+    "mace": ["tests/sphere", "tests/layers", "tests/mace", "tests/lammps", "tests/test_*.py"],
+    "nequip": ["tests/sphere", "tests/layers", "tests/nequip", "tests/lammps", "tests/test_*.py"],
 }
 STYLE = [["check", "."], ["format", "--check", "."]]
 
@@ -34,7 +34,7 @@ def main() -> int:
     results: list[tuple[str, int, str]] = []
     for host in [args.env] if args.env else list(TESTS):
         print(f"== The environment for {host}", flush=True)
-        python = environment.ensure(ROOT / f".venv-{host}", f"{host},dev", args.python)
+        python = environment.ensure(ROOT / f".venv-{host}", f"{host},lammps,dev", args.python)
         if not results:  # style is the same in both
             for command in STYLE:
                 results.append(run(f"ruff {command[0]}", python, ["-m", "ruff", *command]))

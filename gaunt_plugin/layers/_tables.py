@@ -13,6 +13,7 @@ from gaunt_plugin.sphere import degree_of_component
 # size, moves them as fast as it moves the 1/paths-sized weights of MACE's contraction. 23 is MACE's
 # number of paths at lmax 3, correlation 3, l_out 0.
 GAIN_OUT = 23.0
+GAIN_IN = 10.0  # the same for the weights of the copies in powers; measured
 
 
 def repeat_matrix(degrees: tuple[int, ...], factors: list[float] | None = None) -> np.ndarray:

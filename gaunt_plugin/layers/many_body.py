@@ -7,15 +7,21 @@ import math
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._irreps import Irreps, degrees_of
+from gaunt_plugin.layers._irreps import Irreps, degrees_of, functions_of
 from gaunt_plugin.layers._recompute import projected_powers, projected_powers_reference
-from gaunt_plugin.layers._tables import GAIN_OUT, TableModule, element_weights, repeat_matrix
+from gaunt_plugin.layers._tables import (
+    GAIN_IN,
+    GAIN_OUT,
+    TableModule,
+    element_weights,
+    repeat_matrix,
+)
 from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.nested import NestedProducts
+from gaunt_plugin.layers.parity_powers import ParityPowers, parity_power_rms
 from gaunt_plugin.sphere import (
     coupling_count,
     coupling_rms,
-    degree_of_component,
     nested_terms,
     power_rms,
     quadrature,
@@ -24,8 +30,6 @@ from gaunt_plugin.sphere import (
 
 PARAMETRIZATIONS = ("power", "paper", "full")
 MAX_CORRELATION = 8
-
-_GAIN_IN = 10.0  # as GAIN_OUT, for the weights of the copies; measured
 
 
 class GauntManyBody(torch.nn.Module):
@@ -44,13 +48,22 @@ class GauntManyBody(torch.nn.Module):
     ``full``: free weights on a basis of nested products ``P_L[P_k[A_l1 A_l2] A_l3]`` that spans
     every coupling of MACE's symmetric contraction (correlation <= 3).
 
+    With pseudo parity ``-(-1)^l`` (``0o``, ``1e``, ...) a channel has a second function P(s). The
+    power terms f are those of ``U = A + P`` and ``V = A - P``, with the same weights:
+
+    .. math:: B^{natural} = \frac{f(U) + f(V)}{2}, \qquad B^{pseudo} = \frac{f(U) - f(V)}{2}
+
+    which are the products of A and P with an even and an odd number of P (``power`` and ``paper``
+    only; twice the cost).
+
     ``<.>`` is the average over the sphere; ``t`` gives each order the root mean square that it has
     in MACE's contraction at initialisation (:func:`gaunt_plugin.sphere.coupling_rms`). Harmonics
     are component-normalised, in e3nn's order; every integral is exact.
 
     Args:
-        irreps_in: one multiplicity for all degrees, natural parity, e.g. ``"16x0e+16x1o"``.
-        irreps_out: same multiplicity, natural parity.
+        irreps_in: one multiplicity for all irreps, e.g. ``"16x0e+16x1o"``; of natural parity in
+            increasing degree, or of both parities, each irrep once.
+        irreps_out: same multiplicity.
         correlation: number of factors N, 1 to 8 (``full``: 1 to 3).
         num_elements: size of the one-hot ``node_attrs``.
         parametrization: ``"power"``, ``"paper"`` or ``"full"``.
@@ -79,8 +92,12 @@ class GauntManyBody(torch.nn.Module):
         super().__init__()
         self.irreps_in = Irreps(irreps_in)
         self.irreps_out = Irreps(irreps_out)
-        channels, degrees_in = degrees_of(irreps_in, "irreps_in")
-        channels_out, degrees_out = degrees_of(irreps_out, "irreps_out")
+        channels, functions_in = functions_of(irreps_in, "irreps_in")
+        channels_out, functions_out = functions_of(irreps_out, "irreps_out")
+        parities = any(pseudo for _, pseudo in functions_in + functions_out)
+        if not parities:  # the order of degrees is part of saved weights
+            degrees_of(irreps_in, "irreps_in")
+            degrees_of(irreps_out, "irreps_out")
         if channels != channels_out:
             raise ValueError(
                 f"irreps_in and irreps_out must have the same multiplicity, got {self.irreps_in} "
@@ -97,16 +114,28 @@ class GauntManyBody(torch.nn.Module):
             )
         if views < 1:
             raise ValueError(f"views must be at least 1, got {views!r}")
-        unreachable = [
-            L
-            for L in degrees_out
-            if not any(coupling_count(degrees_in, n, L) for n in range(1, correlation + 1))
-        ]
-        if unreachable:
+        if parities and parametrization == "full":
             raise ValueError(
-                f"no product of up to {correlation} factors of {self.irreps_in} reaches "
-                f"degree {unreachable[0]} in irreps_out {self.irreps_out}"
+                "parametrization 'full' takes natural parity (0e, 1o, 2e, ...) only, got "
+                f"{self.irreps_in} -> {self.irreps_out}; use 'power'"
             )
+        degrees_in, degrees_out = (
+            tuple(l for l, _ in functions) for functions in (functions_in, functions_out)
+        )
+        random_weights = parametrization == "power"
+        orders = range(2, correlation + 1)
+        for L, pseudo in functions_out:
+            if parities:
+                reached = (L, pseudo) in functions_in or any(
+                    parity_power_rms(functions_in, n, L, pseudo, random_weights) for n in orders
+                )
+            else:
+                reached = any(coupling_count(degrees_in, n, L) for n in range(1, correlation + 1))
+            if not reached:
+                raise ValueError(
+                    f"no product of up to {correlation} factors of {self.irreps_in} reaches "
+                    f"{'pseudo ' if pseudo else ''}degree {L} in irreps_out {self.irreps_out}"
+                )
         self.channels = channels
         self.num_elements = num_elements
         self.parametrization = parametrization
@@ -117,18 +146,27 @@ class GauntManyBody(torch.nn.Module):
 
         self.orders = torch.nn.ModuleList()
         args = (degrees_in, degrees_out, channels, num_elements)
-        if set(degrees_in) & set(degrees_out):
-            self.orders.append(_Linear(*args))
-        if parametrization == "full":
-            for n in range(2, correlation + 1):
+        if set(functions_in) & set(functions_out):
+            self.orders.append(_Linear(functions_in, functions_out, channels, num_elements))
+        copies = views if parametrization == "power" else 0
+        if parities:
+            if any(
+                parity_power_rms(functions_in, n, L, pseudo, random_weights)
+                for n in orders
+                for L, pseudo in functions_out
+            ):
+                self.orders.append(
+                    ParityPowers(
+                        functions_in, functions_out, channels, num_elements, correlation, copies
+                    )
+                )
+        elif parametrization == "full":
+            for n in orders:
                 if any(nested_terms(degrees_in, n, L) for L in degrees_out):
                     self.orders.append(NestedProducts(*args, correlation=n))
         elif any(
-            power_rms(degrees_in, n, L, parametrization == "power") > 0
-            for n in range(2, correlation + 1)
-            for L in degrees_out
+            power_rms(degrees_in, n, L, random_weights) > 0 for n in orders for L in degrees_out
         ):
-            copies = views if parametrization == "power" else 0
             self.orders.append(_Powers(*args, correlation, copies))
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
@@ -163,19 +201,22 @@ class GauntManyBody(torch.nn.Module):
 class _Linear(TableModule):
     """``w_zcL A_LM``, the term of order one."""
 
-    def __init__(self, degrees_in, degrees_out, channels, num_elements) -> None:
+    def __init__(self, functions_in, functions_out, channels, num_elements) -> None:
         super().__init__()
-        common = tuple(l for l in degrees_in if l in degrees_out)
+        common = [function for function in functions_in if function in functions_out]
         where_in, where_out = (
-            np.asarray(degrees)[degree_of_component(degrees)]
-            for degrees in (degrees_in, degrees_out)
+            [function for function in functions for _ in range(2 * function[0] + 1)]
+            for functions in (functions_in, functions_out)
         )
         pick = np.zeros((len(where_in), len(where_out)))
-        for l in common:
-            pick[np.ix_(where_in == l, where_out == l)] = np.eye(2 * l + 1)
         repeat = np.zeros((len(common), len(where_out)))
-        for i, l in enumerate(common):
-            repeat[i, where_out == l] = 1.0
+        for i, function in enumerate(common):
+            rows, columns = (
+                [k for k, other in enumerate(where) if other == function]
+                for where in (where_in, where_out)
+            )
+            pick[rows, columns] = 1.0
+            repeat[i, columns] = 1.0
         self.channels = channels
         self.register_table("pick", pick)
         self.register_table("repeat", repeat)
@@ -198,9 +239,9 @@ class _Powers(TableModule):
         to_degree = [1 / math.sqrt(2 * l + 1) for l in degrees_in]
         if copies:
             self.weight_in = element_weights(
-                num_elements, copies, channels, len(degrees_in), std=1 / _GAIN_IN
+                num_elements, copies, channels, len(degrees_in), std=1 / GAIN_IN
             )
-            self.register_table("repeat_in", _GAIN_IN * repeat_matrix(degrees_in, to_degree))
+            self.register_table("repeat_in", GAIN_IN * repeat_matrix(degrees_in, to_degree))
             self.register_table("to_grid", harmonics)
         else:
             self.register_buffer("weight_in", None)

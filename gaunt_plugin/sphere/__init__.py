@@ -6,19 +6,31 @@ e3nn's component order (``m = -l..l``, polar axis y). Integrals are averages ove
 ``<f> = (1 / 4 pi) int f ds``, under which these harmonics are orthonormal.
 """
 
-from gaunt_plugin.sphere.coupling import gaunt, nested_terms
-from gaunt_plugin.sphere.harmonics import degree_of_component, real_harmonics
+from gaunt_plugin.sphere.coupling import antisymmetric, gaunt, nested_terms
+from gaunt_plugin.sphere.fourier import fourier_coefficients, fourier_projection
+from gaunt_plugin.sphere.harmonics import (
+    degree_of_component,
+    real_harmonics,
+    surface_gradients,
+    tangents,
+)
 from gaunt_plugin.sphere.quadrature import Quadrature, quadrature
-from gaunt_plugin.sphere.statistics import coupling_count, coupling_rms, power_rms
+from gaunt_plugin.sphere.statistics import coupling_count, coupling_norm, coupling_rms, power_rms
 
 __all__ = [
     "Quadrature",
+    "antisymmetric",
     "coupling_count",
+    "coupling_norm",
     "coupling_rms",
     "degree_of_component",
+    "fourier_coefficients",
+    "fourier_projection",
     "gaunt",
     "nested_terms",
     "power_rms",
     "quadrature",
     "real_harmonics",
+    "surface_gradients",
+    "tangents",
 ]

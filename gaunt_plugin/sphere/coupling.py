@@ -1,4 +1,4 @@
-"""Gaunt coefficients (the oracle of every layer) and bases of nested products."""
+"""Coupling coefficients (the oracle of every layer) and bases of nested products."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gaunt_plugin.sphere.harmonics import real_harmonics
+from gaunt_plugin.sphere.harmonics import real_harmonics, surface_gradients
 from gaunt_plugin.sphere.quadrature import quadrature
 
 
@@ -24,6 +24,31 @@ def gaunt(l1: int, l2: int, l3: int) -> np.ndarray:
     a, b, c = (real_harmonics([l], rule.nodes) for l in (l1, l2, l3))
     # g,gi,gj,gk->ijk
     out = np.einsum("g,gi,gj,gk->ijk", rule.weights, a, b, c, optimize=True)
+    out.setflags(write=False)
+    return out
+
+
+@lru_cache(maxsize=4096)
+def antisymmetric(l1: int, l2: int, l3: int) -> np.ndarray:
+    """Coefficients ``<s . (grad Y_l1m1 x grad Y_l2m2) Y_l3m3>`` of the antisymmetric product.
+
+    Non-zero only if ``l1 + l2 + l3`` is odd and the triangle rule holds; then proportional to
+    ``wigner_3j(l1, l2, l3)``. Antisymmetric under exchange of any two indices. The bracket is a
+    polynomial of degree ``l1 + l2 - 1``, so the quadrature is exact.
+
+    Returns:
+        Read-only array ``[2 l1 + 1, 2 l2 + 1, 2 l3 + 1]``, float64.
+
+    Source: Xie et al., arXiv 2602.21466; Heyraud et al., arXiv 2603.08630; Bochkarev et al.,
+    arXiv 2605.15073.
+    """
+    rule = quadrature(l1 + l2 + l3)
+    a, b = (surface_gradients([l], rule.nodes) for l in (l1, l2))
+    c = real_harmonics([l3], rule.nodes) * rule.weights[:, None]
+    # s . (a x b) = b . (s x a)
+    turned = np.cross(rule.nodes[:, :, None], a, axis=1)
+    # gxi,gxj,gk->ijk
+    out = np.einsum("gxi,gxj,gk->ijk", turned, b, c, optimize=True)
     out.setflags(write=False)
     return out
 

@@ -2,7 +2,13 @@
 
 import torch
 
-from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
+from gaunt_plugin.layers import (
+    AlignedConvolution,
+    GauntConvolution,
+    GauntManyBody,
+    GauntSelfmix,
+    GauntTensorProduct,
+)
 
 from ..e3nn_o3 import o3
 
@@ -16,6 +22,11 @@ BUILD = {
     "gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, views=2),
     "gaps full": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 2, ELEMENTS, "full"),
     "linear": lambda: GauntManyBody("2x0e+2x1o", "2x1o", 1, ELEMENTS),
+    "power parities": lambda: GauntManyBody(
+        "2x1e+2x0e+2x0o+2x1o+2x2e", "2x0o+2x1o+2x0e+2x1e", 3, ELEMENTS, views=2
+    ),
+    "paper parities": lambda: GauntManyBody("2x0e+2x1o+2x1e", "2x0o+2x0e", 4, ELEMENTS, "paper"),
+    "power pseudo": lambda: GauntManyBody("2x1e+2x0o", "2x0e+2x1e", 3, ELEMENTS, views=2),
     "gaunt": lambda: GauntConvolution("2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e"),
     "aligned": lambda: AlignedConvolution("2x0e+2x1o+2x2e", "0e+1o", "2x0e+2x1o+2x2e"),
     "aligned parities": lambda: AlignedConvolution(
@@ -26,26 +37,68 @@ BUILD = {
         "2x0o+2x0e", "0e+1o+2e", "2x0o+2x0e+2x1e+2x2e"
     ),
 }
+_BOTH = "2x0e+2x0o+2x1o+2x1e+2x2e+2x2o"
+BUILD |= {
+    "product": lambda: GauntTensorProduct(_BOTH, _BOTH, _BOTH, "uuu", rank=2),
+    "product fourier": lambda: GauntTensorProduct(
+        "2x1e+2x0e+2x1o", "2x1o+2x2e+2x0o", "2x0e+2x1o+2x1e", "uuu", method="fourier"
+    ),
+    "product mixed": lambda: GauntTensorProduct(
+        "3x1e+2x0e+1x1o+2x1o", "2x1o+1x2e", "2x1o+1x0o+3x2o+1x1o+2x1e"
+    ),
+    "product natural": lambda: GauntTensorProduct("2x1o+2x2e", "2x0e+2x1o", "2x1o+2x2e", "uuu"),
+    "product bracket": lambda: GauntTensorProduct("2x1o+2x2e", "2x1o+2x2e", "2x1e", "uuu"),
+    "product external": lambda: GauntTensorProduct(
+        "2x1o+2x0o", "2x1e+2x1o", "2x1e+2x0e", "uuu", rank=2, internal_weights=False
+    ),
+    "product external rows": lambda: GauntTensorProduct(
+        "2x1o+1x0o", "2x1e+3x1o", "2x1e+2x0e", shared_weights=False
+    ),
+    "selfmix": lambda: GauntSelfmix("2x0e+2x1o+2x2e"),
+    "selfmix parities": lambda: GauntSelfmix("2x1e+2x0e+2x2o+2x1o+2x0o", rank=2),
+    "selfmix gaps": lambda: GauntSelfmix("2x1o+2x0e", rank=2, antisymmetric=False),
+}
 NAMES = list(BUILD)
 CONVOLUTIONS = [name for name in NAMES if name.startswith(("gaunt", "aligned"))]
-MANY_BODY = [name for name in NAMES if name not in CONVOLUTIONS]
+PRODUCTS = [name for name in NAMES if name.startswith("product")]
+SELFMIX = [name for name in NAMES if name.startswith("selfmix")]
+MANY_BODY = [name for name in NAMES if name not in CONVOLUTIONS + PRODUCTS + SELFMIX]
+# Layers whose weights are parameters, and layers that mix channels.
+WITH_PARAMETERS = [name for name in NAMES if name not in CONVOLUTIONS and "external" not in name]
+MIXING = ["product mixed", "product external rows"]
 
 
 def inputs(layer, nodes=6, edges=10):
     """Random inputs that can be rotated.
 
-    Node features and one-hot elements; or node features, edge vectors, weights and edges.
+    Node features and one-hot elements; features; two features and weights, if external; or node
+    features, edge vectors, weights and edges.
     """
     if isinstance(layer, GauntManyBody):
         elements = torch.arange(nodes) % ELEMENTS
         one_hot = torch.nn.functional.one_hot(elements, ELEMENTS).to(torch.get_default_dtype())
         return torch.randn(nodes, layer.irreps_in[0].mul, single(layer.irreps_in).dim), one_hot
+    if isinstance(layer, GauntSelfmix):
+        return (torch.randn(nodes, layer.irreps_in.dim),)
+    if isinstance(layer, GauntTensorProduct):
+        x, y = (torch.randn(nodes, i.dim) for i in (layer.irreps_in1, layer.irreps_in2))
+        if layer.internal_weights:
+            return x, y
+        rows = () if layer.shared_weights else (nodes,)
+        return x, y, torch.randn(*rows, layer.weight_numel)
     return (
         torch.randn(nodes, layer.irreps_in.dim),
         torch.randn(edges, 3),
         torch.randn(edges, layer.weight_numel),
         torch.randint(nodes, (2, edges)) if edges else torch.zeros(2, 0, dtype=torch.long),
     )
+
+
+def irreps_in(layer):
+    """Irreps of the inputs that are features."""
+    if isinstance(layer, GauntTensorProduct):
+        return [layer.irreps_in1, layer.irreps_in2]
+    return [layer.irreps_in]
 
 
 def single(irreps):
@@ -55,7 +108,7 @@ def single(irreps):
 
 def arguments(layer, inputs):
     """Arguments of the layer's forward."""
-    if isinstance(layer, GauntManyBody):
+    if isinstance(layer, (GauntManyBody, GauntSelfmix, GauntTensorProduct)):
         return inputs
     x, vectors, weights, edge_index = inputs
     attrs = o3.spherical_harmonics(
@@ -73,6 +126,12 @@ def rotate(layer, inputs, matrix):
     if isinstance(layer, GauntManyBody):
         x, one_hot = inputs
         return x @ single(layer.irreps_in).D_from_matrix(matrix).T, one_hot
+    if isinstance(layer, GauntSelfmix):
+        return (inputs[0] @ layer.irreps_in.D_from_matrix(matrix).T,)
+    if isinstance(layer, GauntTensorProduct):
+        x, y, *weights = inputs
+        first, second = (i.D_from_matrix(matrix).T for i in irreps_in(layer))
+        return x @ first, y @ second, *weights
     x, vectors, weights, edge_index = inputs
     x = x @ layer.irreps_in.D_from_matrix(matrix).T
     return x, vectors @ matrix.T, weights, edge_index

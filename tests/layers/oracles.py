@@ -163,6 +163,58 @@ def add_powers(out, f, correlation, weight_in, weight_out):
                 assert (nu, L) in rows or value is None or np.abs(value).max() < 1e-10
 
 
+def parity_many_body(layer, x, elements):
+    """Output of ``GauntManyBody`` with pseudo parity: products of functions of known kind."""
+    irs, irs_out = ([ir for _, ir in irreps] for irreps in (layer.irreps_in, layer.irreps_out))
+    nodes, channels = x.shape[:2]
+    parts = np.split(x, np.cumsum([ir.dim for ir in irs])[:-1], axis=-1)
+    f = dict(zip(irs, parts, strict=True))
+    out = {ir: np.zeros((nodes, channels, ir.dim)) for ir in irs_out}
+    weights = {name: w.numpy()[elements] for name, w in layer.state_dict().items()}
+    order = 0
+    common = [ir for ir in irs if ir in out]
+    if common:
+        w = weights["orders.0.weight"].reshape(nodes, channels, len(common))
+        for i, ir in enumerate(common):
+            out[ir] += w[:, :, i, None] * f[ir]
+        order = 1
+    weight_in = weights.get(f"orders.{order}.weight_in")
+    natural, pseudo = (tuple(sorted(ir.l for ir in irs if kind(ir) == k)) for k in (0, 1))
+    rows = {}
+    for nu in range(2, layer.contraction_degree + 1):
+        for ir in irs_out:
+            tail = (pseudo, bool(kind(ir)))
+            own = power_rms(natural, nu, ir.l, weight_in is not None, *tail)
+            if own:
+                rows[nu, ir] = coupling_rms(natural, nu, ir.l, *tail) / own
+    weight_out = weights[f"orders.{order}.weight_out"]
+    views = weight_out.shape[1] // (channels * len(rows))
+    weight_out = weight_out.reshape(nodes, views, channels, len(rows))
+    for v in range(views):
+        u = np.ones((nodes, channels, len(irs)))
+        if weight_in is not None:
+            u = GAIN_IN * weight_in.reshape(nodes, views, channels, len(irs))[:, v]
+        g = {ir: u[:, :, i, None] * f[ir] / math.sqrt(ir.dim) for i, ir in enumerate(irs)}
+        result = g
+        for nu in range(2, layer.contraction_degree + 1):
+            grown = {}
+            for a, first in result.items():
+                for b, second in g.items():
+                    for c in a * b:
+                        if (a.l + b.l + c.l) % 2 == 0:
+                            table = gaunt(a.l, b.l, c.l)
+                            term = np.einsum("zci,zcj,ijk->zck", first, second, table)
+                            grown[c] = grown.get(c, 0) + term
+            result = grown
+            for i, ((n, ir), scale) in enumerate(rows.items()):
+                if n == nu:
+                    w = GAIN_OUT * scale * weight_out[:, v, :, i, None] / math.sqrt(views)
+                    out[ir] += w * result[ir]
+            for ir in irs_out:
+                assert (nu, ir) in rows or np.abs(result.get(ir, 0)).max() < 1e-10
+    return np.concatenate([part.reshape(nodes, -1) for part in out.values()], axis=1)
+
+
 def node_channels(x, irreps):
     """Turn e3nn's flat layout into a dict from degree to ``[nodes, channels, 2l+1]``."""
     out, start = {}, 0
@@ -262,3 +314,189 @@ def aligned_convolution(layer, x, directions, weights, edge_index):
                 w = norm * weights[e, i * channels + c]
                 out[ir3][receiver, c] += w * (matrix @ f[ir1][sender, c])
     return flat(out)
+
+
+@cache
+def bracket(l1, l2):
+    """Dict from degree l3 to a coupling of ``s . (grad Y_l1 x grad Y_l2)`` to it.
+
+    Multiples of wigner_3j, fitted to the bracket of e3nn's harmonics at a few points.
+    """
+    ls = [l for l in range(abs(l1 - l2), l1 + l2 + 1) if (l1 + l2 + l) % 2]
+    if not ls:
+        return {}
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(12, 3, dtype=torch.float64, generator=generator)
+    points = torch.nn.functional.normalize(points, dim=1)
+
+    def gradients(l):
+        def function(s):
+            return o3.spherical_harmonics(l, s, normalize=True, normalization="component")
+
+        return torch.vmap(torch.func.jacfwd(function))(points).numpy()  # gix
+
+    s = points.numpy()
+    cross = np.cross(gradients(l1)[:, :, None], gradients(l2)[:, None])
+    target = np.einsum("gx,gijx->gij", s, cross)
+    columns = [
+        np.einsum("ijk,gk->gij", wigner(l1, l2, l), np.stack([harmonics(l, p) for p in s]))
+        for l in ls
+    ]
+    matrix = np.stack([c.ravel() for c in columns], axis=1)
+    factors, *_ = np.linalg.lstsq(matrix, target.ravel(), rcond=None)
+    assert np.abs(matrix @ factors - target.ravel()).max() < 1e-11 * (1 + np.abs(target).max())
+    return {l: f * wigner(l1, l2, l) for l, f in zip(ls, factors, strict=True)}
+
+
+def kind(ir):
+    """0 for natural parity, 1 for pseudo parity."""
+    return int(ir.p != (-1) ** ir.l)
+
+
+def coupling(ir1, ir2, ir3):
+    """Coefficients of a path on inputs scaled per degree."""
+    l1, l2, l3 = ir1.l, ir2.l, ir3.l
+    if (l1 + l2 + l3) % 2 == 0:
+        return gaunt(l1, l2, l3) / math.sqrt((2 * l1 + 1) * (2 * l2 + 1))
+    return bracket(l1, l2)[l3] / math.prod(math.sqrt((2 * l + 1) * l * (l + 1)) for l in (l1, l2))
+
+
+def coupled(irreps1, irreps2, irreps_out, antisymmetric):
+    """All paths and, per path, its coefficients with the scale of its output."""
+    sets = [{ir for _, ir in o3.Irreps(irreps)} for irreps in (irreps1, irreps2, irreps_out)]
+    paths = [
+        (a, b, c)
+        for a in sets[0]
+        for b in sets[1]
+        for c in sets[2]
+        if c in a * b and (antisymmetric or (a.l + b.l + c.l) % 2 == 0)
+    ]
+    tables = {path: coupling(*path) for path in paths}
+    scaled = {}
+    for path, table in tables.items():
+        to_same = [p for p in paths if p[2] == path[2]]
+        odd = sum(ir.l for ir in path) % 2
+        own = [p for p in to_same if sum(ir.l for ir in p) % 2 == odd]
+        square = sum(np.sum(tables[p] ** 2) for p in own) / path[2].dim
+        scaled[path] = table * math.sqrt(len(own) / len(to_same) / square)
+    return scaled
+
+
+def ordered(irs):
+    return sorted(irs, key=lambda ir: (kind(ir), ir.l))
+
+
+def by_irrep(x, irreps):
+    """Flat features to a dict from irrep to ``[rows, channels, components]``."""
+    out = {}
+    for (mul, ir), where in zip(irreps, irreps.slices(), strict=True):
+        part = x[:, where].reshape(len(x), mul, ir.dim)
+        out[ir] = np.concatenate([out[ir], part], axis=1) if ir in out else part
+    return out
+
+
+def tensor_product(layer, x, y, weight):
+    """Output of ``GauntTensorProduct``, path by path; ``weight [rows, weight_numel]``."""
+    odd = any(path.antisymmetric for path in layer.paths)
+    paths = coupled(layer.irreps_in1, layer.irreps_in2, layer.irreps_out, odd)
+    used = [ordered({path[i] for path in paths}) for i in range(3)]
+    sides = (by_irrep(x, layer.irreps_in1), by_irrep(y, layer.irreps_in2))
+    uuu, rows = layer.mode == "uuu", len(x)
+    start = 0
+    mixed = []
+    for features, irs in zip(sides, used, strict=False):
+        if uuu:
+            shape = (rows, layer.rank, layer.irreps_out[0].mul, len(irs))
+            stop = start + math.prod(shape[1:])
+            w = weight[:, start:stop].reshape(shape)
+            start = stop
+            mixed.append(
+                {
+                    ir: np.einsum("nrc,ncm->nrcm", w[..., i], features[ir])
+                    for i, ir in enumerate(irs)
+                }
+            )
+        else:
+            mixed.append({})
+            for ir in irs:
+                channels = features[ir].shape[1]
+                stop = start + channels * layer.rank
+                w = weight[:, start:stop].reshape(rows, channels, layer.rank)
+                start = stop
+                value = np.einsum("nur,num->nrm", w, features[ir]) / math.sqrt(channels)
+                mixed[-1][ir] = value[:, :, None]
+    product = {}
+    for (a, b, c), table in paths.items():
+        term = np.einsum("nrci,nrcj,ijk->nrck", mixed[0][a], mixed[1][b], table)
+        product[c] = product.get(c, 0) + term
+    out, done = {}, {}
+    for i, ir in enumerate(used[2]):
+        if uuu:
+            shape = (rows, layer.rank, layer.irreps_out[0].mul, len(used[2]))
+            w = weight[:, start:].reshape(shape)[..., i]
+            out[ir] = np.einsum("nrc,nrck->nck", w, product[ir]) / math.sqrt(layer.rank)
+        else:
+            channels = sum(mul for mul, other in layer.irreps_out if other == ir)
+            stop = start + layer.rank * channels
+            w = weight[:, start:stop].reshape(rows, layer.rank, channels)
+            start = stop
+            value = np.einsum("nrw,nrk->nwk", w, product[ir][:, :, 0])
+            out[ir] = value / math.sqrt(layer.rank)
+        done[ir] = 0
+    parts = []
+    for mul, ir in layer.irreps_out:
+        parts.append(out[ir][:, done[ir] : done[ir] + mul].reshape(rows, mul * ir.dim))
+        done[ir] += mul
+    return np.concatenate(parts, axis=1)
+
+
+def selfmix(layer, x):
+    """Output of ``GauntSelfmix`` for flat features, path by path."""
+    irreps = layer.irreps_in
+    irs = [ir for _, ir in irreps]
+    features = by_irrep(x, irreps)
+    odd = any(path.antisymmetric for path in layer.paths)
+    paths = [
+        (a, b, c)
+        for a in irs
+        for b in irs
+        for c in irs
+        if c in a * b and ((a.l + b.l + c.l) % 2 == 0 or (odd and a != b))
+    ]
+    used = [ordered({path[i] for path in paths}) for i in range(3)]
+    weights = {name: w.numpy() for name, w in layer.state_dict().items()}
+    w, start = [], 0
+    for side in used:
+        shape = (layer.rank, layer.channels, len(side))
+        part = weights["weight"][start : start + math.prod(shape)].reshape(shape)
+        w.append({ir: part[..., i] for i, ir in enumerate(side)})
+        start += math.prod(shape)
+    out = {}
+    for i, c in enumerate(irs):
+        linear = weights["weight_self"][:, i, None] * features[c]
+        if c not in used[2]:
+            out[c] = linear
+            continue
+        total = 0
+        to_same = [path for path in paths if path[2] == c]
+        for parity in (0, 1):
+            own = [path for path in to_same if sum(ir.l for ir in path) % 2 == parity]
+            value, square = 0, 0
+            for path in own:
+                a, b, _ = path
+                table = coupling(*path)
+                value = value + np.einsum(
+                    "rc,rc,rc,nci,ncj,ijk->nck",
+                    *(w[0][a], w[1][b], w[2][c], features[a], features[b], table),
+                )
+                # E x_i x_j x_k x_l of one unit normal vector, or of two
+                size = np.sum(table**2)
+                if a == b:
+                    size += np.sum(table * table.transpose(1, 0, 2))
+                    size += np.sum(np.trace(table) ** 2)
+                square += size / c.dim
+            if own:
+                share = len(own) / len(to_same)
+                total = total + value * math.sqrt(share / square / layer.rank)
+        out[c] = (linear + total) / math.sqrt(2)
+    return np.concatenate([out[ir].reshape(len(x), -1) for ir in irs], axis=1)

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
+from gaunt_plugin.layers import (
+    AlignedConvolution,
+    GauntConvolution,
+    GauntManyBody,
+    GauntSelfmix,
+    GauntTensorProduct,
+)
 
 from ..tolerances import assert_close
 from . import cases
@@ -11,9 +17,13 @@ SMALL = {
     "paper": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 4, cases.ELEMENTS, "paper"),
     "full": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, "full"),
     "gaps": lambda: GauntManyBody("1o+3o", "0e+2e", 2, cases.ELEMENTS, views=1),
+    "power parities": lambda: GauntManyBody("1e+0e+1o", "0o+1e", 3, cases.ELEMENTS, views=1),
     "gaunt": lambda: GauntConvolution("0e+1o", "0e+1o+2e", "0e+1o+2e"),
     "aligned": lambda: AlignedConvolution("0e+1o+2e", "1o", "1o+2e"),
     "aligned scalars": lambda: AlignedConvolution("0e", "0e+1o+2e", "0e+2e"),
+    "product": lambda: GauntTensorProduct("1o+1e", "1o+1e", "0e+1o+1e", "uuu"),
+    "product mixed": lambda: GauntTensorProduct("2x1o+0o", "1o+1e", "2x1o+1e", rank=2),
+    "selfmix": lambda: GauntSelfmix("1o+0e+1e"),
 }
 
 
@@ -30,6 +40,16 @@ def function_and_inputs(name):
             return cases.run(layer, (x, vectors, weights, edge_index))
 
         inputs = [x, vectors, weights]
+    elif name in cases.PRODUCTS:
+        inputs = [*cases.inputs(layer, nodes=2), layer.weight.detach()]
+        function = layer
+    elif name in cases.SELFMIX:
+
+        def function(x, *weights):
+            new = dict(zip(parameters, weights, strict=True))
+            return torch.func.functional_call(layer, new, (x,))
+
+        inputs = [*cases.inputs(layer, nodes=2), *(w.detach() for w in parameters.values())]
     else:
         x, _ = cases.inputs(layer, nodes=2)
 
@@ -58,10 +78,10 @@ def test_every_weight_matters(name):
     layer = cases.BUILD[name]()
     arguments = cases.arguments(layer, cases.inputs(layer))
     parameters = dict(layer.named_parameters())
-    assert bool(parameters) == (name in cases.MANY_BODY)
+    assert bool(parameters) == (name in cases.WITH_PARAMETERS)
     _, x, *others = cases.value_and_gradients(layer, arguments, parameters.values())
     assert (x != 0).any(dim=-1).any()
-    for gradient, parameter in zip(others[1:], parameters, strict=False):
+    for gradient, parameter in zip(reversed(others), reversed(parameters), strict=False):
         assert (gradient != 0).all(), parameter
 
 
@@ -113,7 +133,9 @@ def test_hessians_in_one_sweep(name):
     """As MACE computes them: the second backward pass under vmap."""
     function, inputs = function_and_inputs(name)
     variable = inputs[1 if name in cases.CONVOLUTIONS else 0]
-    (first,) = torch.autograd.grad(function(*inputs).sum(), variable, create_graph=True)
+    # Squared: products are linear in each of their arguments.
+    energy = function(*inputs).square().sum()
+    (first,) = torch.autograd.grad(energy, variable, create_graph=True)
 
     def row(direction):
         return torch.autograd.grad(first.flatten(), variable, direction, retain_graph=True)[0]

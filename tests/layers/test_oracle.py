@@ -64,6 +64,31 @@ def check_many_body(layer, nodes):
     assert_close(layer(x, one_hot), expected, "oracle")
 
 
+@given(
+    st.lists(
+        st.sampled_from([o3.Irrep(l, p) for l in range(3) for p in (1, -1)]),
+        unique=True,
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from(["power", "paper"]),
+    st.integers(2, 4),
+    st.integers(1, 2),
+    SEED,
+)
+def test_powers_of_both_parities(irs, parametrization, correlation, mul, seed):
+    irs = list(dict.fromkeys([*irs, o3.Irrep("1e")]))  # at least one of pseudo parity
+    torch.manual_seed(seed)
+    out = list(dict.fromkeys([*reversed(irs), o3.Irrep("0e")]))
+    both = [o3.Irreps([(mul, ir) for ir in side]) for side in (irs, out)]
+    layer = GauntManyBody(*both, correlation, 2, parametrization, views=2)
+    elements = torch.tensor([0, 1, 1])
+    one_hot = torch.nn.functional.one_hot(elements, 2).to(torch.float64)
+    x = torch.randn(3, mul, sum(ir.dim for ir in irs))
+    expected = oracles.parity_many_body(layer, x.numpy(), elements.numpy())
+    assert_close(layer(x, one_hot), expected, "oracle")
+
+
 @given(many_body_layers("power"), st.integers(1, 4))
 def test_power(layer, nodes):
     check_many_body(layer, nodes)

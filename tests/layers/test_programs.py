@@ -59,8 +59,33 @@ class ConvolutionModel(Model):
         return self.layer(x, edge_attrs, weights, edge_index)
 
 
+@jit.compile_mode("script")
+class ProductModel(Model):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.layer(x, y)
+
+
+@jit.compile_mode("script")
+class ExternalProductModel(Model):
+    def forward(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return self.layer(x, y, weight)
+
+
+@jit.compile_mode("script")
+class SelfmixModel(Model):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
 def with_e3nn(layer, name):
-    model = ConvolutionModel(layer) if name in cases.CONVOLUTIONS else ManyBodyModel(layer)
+    if name in cases.CONVOLUTIONS:
+        model = ConvolutionModel(layer)
+    elif name in cases.PRODUCTS:
+        model = (ExternalProductModel if "external" in name else ProductModel)(layer)
+    elif name in cases.SELFMIX:
+        model = SelfmixModel(layer)
+    else:
+        model = ManyBodyModel(layer)
     return jit.compile(model, in_place=False)
 
 
@@ -115,7 +140,7 @@ def test_torch_compile_has_no_graph_break(name):
     assert_same_program(compiled, layer, cases.arguments(layer, cases.inputs(layer)))
 
 
-@pytest.mark.parametrize("name", ["power", "full", "gaunt", "aligned"])
+@pytest.mark.parametrize("name", ["power", "full", "gaunt", "aligned", "product mixed"])
 def test_torch_compile_serves_all_sizes_with_one_graph(name):
     torch.compiler.reset()
     layer = cases.BUILD[name]()

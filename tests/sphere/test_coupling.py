@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from gaunt_plugin.sphere import coupling_count, gaunt, nested_terms, quadrature, real_harmonics
+from gaunt_plugin.sphere import (
+    antisymmetric,
+    coupling_count,
+    coupling_norm,
+    gaunt,
+    nested_terms,
+    quadrature,
+    real_harmonics,
+    surface_gradients,
+)
 
 from ..e3nn_o3 import o3
 from ..tolerances import assert_close
@@ -32,6 +41,59 @@ def test_gaunt_vanishes_elsewhere():
     for l1, l2, l3 in TRIPLES:
         if not triangle(l1, l2, l3) or (l1 + l2 + l3) % 2:
             assert np.abs(gaunt(l1, l2, l3)).max() < 1e-14
+
+
+def test_antisymmetric_is_proportional_to_wigner_3j():
+    allowed = [t for t in TRIPLES if triangle(*t) and sum(t) % 2 == 1]
+    assert len(allowed) > 50
+    for l1, l2, l3 in allowed:
+        a = antisymmetric(l1, l2, l3)
+        w = o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+        factor = np.sum(a * w) / np.sum(w * w)
+        assert abs(factor) > 1
+        assert_close(a, factor * w, "oracle")
+
+
+def test_antisymmetric_vanishes_elsewhere():
+    for l1, l2, l3 in TRIPLES:
+        if not triangle(l1, l2, l3) or (l1 + l2 + l3) % 2 == 0:
+            assert np.abs(antisymmetric(l1, l2, l3)).max() < 1e-12
+
+
+def test_antisymmetric_is_the_bracket_of_functions():
+    s = quadrature(6).nodes
+    for l1, l2 in [(0, 3), (1, 1), (2, 3), (3, 3)]:
+        a, b = (surface_gradients([l], s) for l in (l1, l2))
+        bracket = np.einsum("gx,gxij->gij", s, np.cross(a[..., None], b[:, :, None], axis=1))
+        expanded = sum(
+            np.einsum("ijk,gk->gij", antisymmetric(l1, l2, l3), real_harmonics([l3], s))
+            for l3 in range(l1 + l2 + 1)
+        )
+        assert np.abs(expanded - bracket).max() < 1e-12 * max(1, np.abs(bracket).max())
+
+
+def test_antisymmetric_changes_sign_and_is_read_only():
+    a = antisymmetric(2, 3, 4)
+    assert_close(a, -antisymmetric(3, 2, 4).transpose(1, 0, 2), "oracle")
+    assert_close(a, -antisymmetric(2, 4, 3).transpose(0, 2, 1), "oracle")
+    with pytest.raises(ValueError, match="read-only"):
+        a[0] = 0
+
+
+def test_antisymmetric_of_vectors_is_the_cross_product():
+    """(x, y, z) are sqrt(3) times degree one; <Y_1 Y_1> = 1."""
+    epsilon = np.zeros((3, 3, 3))
+    for i, j, k in [(0, 1, 2), (1, 2, 0), (2, 0, 1)]:
+        epsilon[i, j, k], epsilon[j, i, k] = 1, -1
+    assert_close(antisymmetric(1, 1, 1), np.sqrt(3) * epsilon, "oracle")
+
+
+def test_norms_of_couplings():
+    for l1, l2, l3 in TRIPLES:
+        table = (antisymmetric if (l1 + l2 + l3) % 2 else gaunt)(l1, l2, l3)
+        assert abs(coupling_norm(l1, l2, l3) - np.linalg.norm(table)) < 1e-12 * (
+            1 + np.linalg.norm(table)
+        )
 
 
 def test_gaunt_multiplies_functions():

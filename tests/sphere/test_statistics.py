@@ -45,6 +45,37 @@ def test_coupling_rms_is_that_of_clebsch_gordan_chains(degrees, correlation):
         assert_close(coupling_rms(degrees, correlation, l_out), expected, "statistic")
 
 
+@pytest.mark.parametrize(
+    ("degrees", "pseudo", "correlation"), [((0, 1), (0, 1), 2), ((0, 1), (1,), 3), ((), (0, 1), 3)]
+)
+def test_coupling_rms_with_pseudo_parity(degrees, pseudo, correlation):
+    rng = np.random.default_rng(0)
+    inputs = [(l, (-1) ** l) for l in degrees] + [(l, -((-1) ** l)) for l in pseudo]
+    A = [(l, p, rng.standard_normal((4000, 2 * l + 1))) for l, p in inputs]
+    every = A
+    for _ in range(correlation - 1):
+        every = [
+            (j, p * q, np.einsum("zi,zj,ijk->zk", value, a, wigner(k, l, j)))
+            for k, p, value in every
+            for l, q, a in A
+            for j in range(abs(k - l), k + l + 1)
+        ]
+    for l_out in range(3):
+        for pseudo_out in (False, True):
+            parity = (-1) ** (l_out + pseudo_out)
+            mine = [v for k, p, v in every if k == l_out and p == parity]
+            args = (degrees, correlation, l_out, pseudo, pseudo_out)
+            assert len(mine) == coupling_count(*args)
+            if mine:
+                expected = math.sqrt(np.mean([np.mean(v**2) for v in mine]) / len(mine))
+                if expected > 1e-10:
+                    assert_close(coupling_rms(*args), expected, "statistic")
+                else:  # only antisymmetric chains, which vanish
+                    assert coupling_rms(*args) == 0
+            else:
+                assert coupling_rms(*args) == 0
+
+
 def test_coupling_rms_of_the_input_itself_is_one():
     for l in DEGREES:
         assert coupling_rms(DEGREES, 1, l) == pytest.approx(1, abs=1e-12)
@@ -89,6 +120,36 @@ def test_power_rms_is_that_of_sampled_powers(degrees, correlation, random_weight
     for l_out in range(3):
         expected = math.sqrt(np.mean((power @ real_harmonics([l_out], rule.nodes)) ** 2))
         assert_close(power_rms(degrees, correlation, l_out, random_weights), expected, "statistic")
+
+
+@pytest.mark.parametrize("random_weights", [True, False])
+@pytest.mark.parametrize(
+    ("degrees", "pseudo", "correlation"),
+    [((0, 1), (0, 1), 2), ((1, 2), (0, 1), 3), ((), (1, 0), 3)],
+)
+def test_power_rms_with_pseudo_parity(degrees, pseudo, correlation, random_weights):
+    """Natural and pseudo parts have an even and an odd number of pseudo factors."""
+    rng = np.random.default_rng(1)
+    samples = 40_000
+    rule = quadrature(correlation * max(degrees + pseudo) + 2)
+    fields = np.zeros((2, samples, len(rule.nodes)))
+    for field, ls in zip(fields, (degrees, pseudo), strict=True):
+        for l, a in normal_features(rng, samples, ls).items():
+            u = rng.standard_normal((samples, 1)) if random_weights else 1.0
+            field += u * (a / math.sqrt(2 * l + 1)) @ real_harmonics([l], rule.nodes).T
+    for pseudo_out in (False, True):
+        power = sum(
+            math.comb(correlation, k) * fields[0] ** (correlation - k) * fields[1] ** k
+            for k in range(int(pseudo_out), correlation + 1, 2)
+        )
+        for l_out in range(3):
+            value = (power * rule.weights) @ real_harmonics([l_out], rule.nodes)
+            expected = math.sqrt(np.mean(value**2))
+            actual = power_rms(degrees, correlation, l_out, random_weights, pseudo, pseudo_out)
+            if expected < 1e-10:
+                assert actual == 0.0
+            else:
+                assert_close(actual, expected, "scale")  # products of many normals: slow
 
 
 @pytest.mark.parametrize("random_weights", [True, False])

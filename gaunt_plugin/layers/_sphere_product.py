@@ -1,0 +1,203 @@
+"""Symmetric and antisymmetric products of functions of both parities on one exact grid."""
+
+from __future__ import annotations
+
+import math
+from typing import List, Tuple
+
+import numpy as np
+import torch
+
+from gaunt_plugin.layers._irreps import Irrep
+from gaunt_plugin.layers._tables import TableModule
+from gaunt_plugin.layers.paths import Path
+from gaunt_plugin.sphere import (
+    coupling_norm,
+    degree_of_component,
+    quadrature,
+    real_harmonics,
+    surface_gradients,
+    tangents,
+)
+
+NATURAL, PSEUDO = 0, 1
+
+
+def kind_of(ir: Irrep) -> int:
+    """0 for natural parity ``(-1)^l``, 1 for pseudo parity."""
+    return NATURAL if ir.p == (-1) ** ir.l else PSEUDO
+
+
+def ordered(irreps) -> List[Irrep]:
+    """Distinct irreps, natural ones first, by degree: the order of components in a product."""
+    return sorted(set(irreps), key=lambda ir: (kind_of(ir), ir.l))
+
+
+class SphereProduct(TableModule):
+    r"""Product of two rows of coefficients, row by row, without weights.
+
+    With natural and pseudo functions ``A_n, A_p`` and ``B_n, B_p``, and the bracket
+    ``{A, B} = s . (grad A x grad B)`` on the unit sphere,
+
+    .. math:: C_n = A_n B_n + A_p B_p + \{A_n, B_p\} + \{A_p, B_n\}, \qquad
+       C_p = A_n B_p + A_p B_n + \{A_n, B_n\} + \{A_p, B_p\}
+
+    where only the products that ``paths`` need are made. Inputs are scaled by ``(2l+1)^(-1/2)``,
+    in brackets also by ``(l (l+1))^(-1/2)``; outputs so that independent unit normal inputs give
+    unit normal components, of which each kind of product has a part proportional to its number of
+    paths.
+
+    Args:
+        paths: what to reach; nothing else is formed, except that a product made for one path
+            serves all paths of its kinds.
+        same: the two arguments are the same coefficients, times independent random weights of
+            mean 0 and variance 1 per irrep: sets the scale. Brackets of an irrep with itself
+            vanish and are not among the paths.
+
+    Attributes:
+        irreps1, irreps2, irreps3: irreps of the rows, natural ones first, in increasing degree.
+
+    Shapes:
+        ``a [rows, dim1]``, ``b [rows, dim2]`` -> ``[rows, dim3]``.
+
+    Source: Luo et al., arXiv 2401.10216; Xie et al., arXiv 2602.21466; Heyraud et al., arXiv
+    2603.08630; Bochkarev et al., arXiv 2605.15073.
+    """
+
+    def __init__(self, paths: List[Path], same: bool = False) -> None:
+        super().__init__()
+        triples = [path.irreps for path in paths]
+        self.irreps1, self.irreps2, self.irreps3 = (
+            ordered(t[i] for t in triples) for i in range(3)
+        )
+        self.lmax1 = max(ir.l for ir in self.irreps1)
+        self.lmax2 = max(ir.l for ir in self.irreps2)
+        self._prepare()
+        # Per product: its target (2 * antisymmetric + kind) and the kinds of its factors.
+        self.products: List[Tuple[int, int, int]] = sorted(
+            {
+                (2 * path.antisymmetric + kind_of(c), kind_of(a), kind_of(b))
+                for path, (a, b, c) in zip(paths, triples)
+            }
+        )
+        self.natural1 = _dim(self.irreps1, NATURAL)
+        self.natural2 = _dim(self.irreps2, NATURAL)
+        self.dims3 = [_dim(self.irreps3, NATURAL), _dim(self.irreps3, PSEUDO)]
+        sides = ((1, self.irreps1, self.lmax1), (2, self.irreps2, self.lmax2))
+        for side, factors, lmax in sides:
+            for kind in (NATURAL, PSEUDO):
+                used = {p[0] > 1 for p in self.products if p[side] == kind}
+                ls = [ir.l for ir in factors if kind_of(ir) == kind]
+                name = f"{side}{'np'[kind]}"
+                values = self._values(ls, lmax) if False in used else _NONE
+                gradients = self._gradients(ls, lmax) if True in used else _NONE
+                self.register_table(f"values{name}", values)
+                self.register_table(f"gradients{name}", gradients)
+        for target in range(4):
+            wanted = [ir for ir in self.irreps3 if kind_of(ir) == target % 2]
+            factors = [_factor(paths, ir, target > 1, same) for ir in wanted]
+            table = _NONE
+            if any(factors):
+                ls = [ir.l for ir in wanted]
+                scale = np.asarray(factors)[degree_of_component(ls)]
+                table = self._projection(ls, target > 1) * scale
+            self.register_table(f"project{target}", table)
+
+    def _prepare(self) -> None:
+        lmax3 = max(ir.l for ir in self.irreps3)
+        self.rule = quadrature(self.lmax1 + self.lmax2 + lmax3)
+
+    def _values(self, ls: List[int], lmax: int) -> np.ndarray:
+        return (real_harmonics(ls, self.rule.nodes) * input_scales(ls, False)).T
+
+    def _gradients(self, ls: List[int], lmax: int) -> np.ndarray:
+        """``[components, 2 nodes]``: along the first tangent of all nodes, along the second."""
+        nodes = self.rule.nodes
+        # gtx,gxi->tgi
+        along = np.einsum("gtx,gxi->tgi", tangents(nodes), surface_gradients(ls, nodes))
+        scale = input_scales(ls, True)
+        return (along * scale).reshape(-1, len(scale)).T
+
+    def _projection(self, ls: List[int], antisymmetric: bool) -> np.ndarray:
+        return real_harmonics(ls, self.rule.nodes) * self.rule.weights[:, None]
+
+    def _evaluate(self, c: torch.Tensor, table: torch.Tensor, lmax: int) -> torch.Tensor:
+        return c @ table if table.shape[0] > 0 else table
+
+    def _project(self, field: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return field @ table
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        an, ap = a[:, : self.natural1], a[:, self.natural1 :]
+        bn, bp = b[:, : self.natural2], b[:, self.natural2 :]
+        fields = (  # ri,ig->rg; tables that nothing needs are empty
+            self._evaluate(an, self.values1n, self.lmax1),
+            self._evaluate(ap, self.values1p, self.lmax1),
+            self._evaluate(bn, self.values2n, self.lmax2),
+            self._evaluate(bp, self.values2p, self.lmax2),
+        )
+        gradients = (
+            self._evaluate(an, self.gradients1n, self.lmax1),
+            self._evaluate(ap, self.gradients1p, self.lmax1),
+            self._evaluate(bn, self.gradients2n, self.lmax2),
+            self._evaluate(bp, self.gradients2p, self.lmax2),
+        )
+        projections = (self.project0, self.project1, self.project2, self.project3)
+        parts: List[List[torch.Tensor]] = [[], []]
+        total: List[torch.Tensor] = []
+        for i, (target, ka, kb) in enumerate(self.products):
+            if target < 2:
+                term = fields[ka] * fields[2 + kb]
+            else:
+                # the two tangential components at a node stand in the two halves
+                a1, a2 = gradients[ka].chunk(2, dim=1)
+                b1, b2 = gradients[2 + kb].chunk(2, dim=1)
+                term = a1 * b2 - a2 * b1
+            total = [total[0] + term] if len(total) > 0 else [term]
+            last = i + 1 == len(self.products)
+            if last or self.products[i + 1][0] != target:
+                parts[target % 2].append(self._project(total[0], projections[target]))  # rg,gk->rk
+                total = []
+        out: List[torch.Tensor] = []
+        for kind in parts:
+            if len(kind) > 0:
+                out.append(kind[0] + kind[1] if len(kind) > 1 else kind[0])
+        return torch.cat(out, dim=1)
+
+
+_NONE = np.zeros((0, 0))
+
+
+def _dim(irreps: List[Irrep], kind: int) -> int:
+    return sum(ir.dim for ir in irreps if kind_of(ir) == kind)
+
+
+def _scale(l: int, gradient: bool) -> float:
+    """Scale of an input of degree l; constants have no gradient."""
+    return 1 / math.sqrt((2 * l + 1) * (max(l * (l + 1), 1) if gradient else 1))
+
+
+def input_scales(ls: List[int], gradient: bool) -> np.ndarray:
+    """Scale of every component of inputs of these degrees."""
+    return np.array([_scale(l, gradient) for l in ls])[degree_of_component(ls)]
+
+
+def _factor(paths: List[Path], ir: Irrep, antisymmetric: bool, same: bool) -> float:
+    """Scale of the antisymmetric or symmetric part of an output."""
+    every = [path for path in paths if path.irreps[2] == ir]
+    own = [path for path in every if path.antisymmetric == antisymmetric]
+    if not own:
+        return 0.0
+    mean_square = sum(_mean_square(path, same) for path in own) / ir.dim
+    return math.sqrt(len(own) / len(every) / mean_square)
+
+
+def _mean_square(path: Path, same: bool) -> float:
+    """Expected squared norm of a path's output, for scaled unit normal inputs."""
+    l1, l2, l3 = path.l1, path.l2, path.l3
+    scale = _scale(l1, path.antisymmetric) * _scale(l2, path.antisymmetric)
+    square = (scale * coupling_norm(l1, l2, l3)) ** 2
+    if same and (l1, path.p1) == (l2, path.p2):
+        # E[x_i x_j x_k x_l] has three pairings: exchange, and the trace for scalars.
+        square *= 2 + (2 * l1 + 1) * (l3 == 0)
+    return square
