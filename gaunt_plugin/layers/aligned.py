@@ -136,6 +136,14 @@ class AlignedConvolution(TableModule):
             self.register_table("to_frame", self._frame(inputs, [1.0] * len(inputs)))
             self.register_table("from_frame", self._frame(outputs, norm))
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if "sender" not in self._buffers:
+            # Pickled when only natural parity was known: the same weights, other tables.
+            table, training = self.from_frame, self.training
+            fresh = AlignedConvolution(self.irreps_in, self.irreps_edge, self.irreps_out)
+            self.__dict__ = fresh.to(table.device, table.dtype).train(training).__dict__
+
     def _frame(self, functions: List[Tuple[int, bool]], factors: List[float]) -> np.ndarray:
         """Table from all entries of D^0, D^1, ... to a matrix ``[components, frame rows]``.
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 from mace import data, modules
 from mace.calculators import MACECalculator
@@ -24,6 +25,8 @@ from gaunt_plugin.mace import weights
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE
+
+from ..tolerances import assert_close
 
 ELEMENTS = [1, 6, 8]
 KEYS = ("energy", "forces", "virials", "stress")
@@ -415,3 +418,21 @@ def test_stock_models_are_left_alone(tmp_path):
         subprocess.run(arguments, check=True, timeout=200)
         states.append(torch.load(path, weights_only=True))
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
+
+
+SAVED = sorted(path for path in (Path(__file__).parent / "saved").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", SAVED, ids=lambda path: path.name)
+def test_models_of_earlier_releases_load(folder, tmp_path):
+    """As they were pickled then, by saved/make.py, with the same results; and they compile."""
+    expected = np.load(folder / "results.npz")
+    atoms = ase.build.molecule("CH3CH2OH")
+    path = folder / "model.model"
+    atoms.calc = MACECalculator(path, device="cpu", default_dtype="float64")
+    assert_close(atoms.get_forces(), expected["forces"], "equivariance")
+    assert abs(atoms.get_potential_energy() - expected["energy"]) < 1e-10
+    model = torch.load(path, weights_only=False).float().double()
+    scripted = jit.compile(copy.deepcopy(model))
+    batch = atoms.calc._atoms_to_batch(atoms).to_dict()
+    assert_close(scripted(batch)["forces"], expected["forces"], "equivariance")
