@@ -2,8 +2,8 @@
 
     python examples/lammps/make_data.py
 
-`molecule.data`: one molecule of 3BPA (27 atoms) in a box of 50 Å; `box.data`: the same molecule in a
-periodic cell of 14 x 12 x 9 Å, which in.box repeats. Types are C, H, N, O.
+`molecule.data`: one molecule of 3BPA (27 atoms) in a box of 50 Å; `box.data`: the same molecule
+in a periodic cell of 14 x 12 x 9 Å, which in.box repeats. Types are C, H, N, O.
 """
 
 from pathlib import Path
