@@ -81,7 +81,7 @@ def main():
         for size, structures in SIZES.items():
             if args.quick and not size.startswith("16x"):
                 continue
-            paths = {kind: Path(folder, f"{kind}-{size}.pt") for kind in ("stock", "power")}
+            paths = {kind: Path(folder, f"{kind}-{size}.pt") for kind in ("stock", "default")}
             for kind, path in paths.items():
                 torch.manual_seed(0)
                 export(model(kind, size), path)
@@ -91,7 +91,7 @@ def main():
                     for kind, path in paths.items():
                         seconds, atoms = seconds_per_step(path, structure, steps, args.ranks)
                         times[kind].append(seconds)
-                stock, own = (statistics.median(times[kind]) for kind in ("stock", "power"))
+                stock, own = (statistics.median(times[kind]) for kind in ("stock", "default"))
                 print(
                     f"| {size} | {structure}, {atoms} atoms | {1 / stock:.3g} | {1 / own:.3g} "
                     f"| {stock / own:.1f} |",

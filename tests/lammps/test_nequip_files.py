@@ -1,0 +1,42 @@
+"""A checkpoint and a package of NequIP, trained and packaged by its own commands, in LAMMPS."""
+
+import pytest
+
+pytest.importorskip("nequip", reason="NequIP's files belong to NequIP's environment")
+
+import numpy as np
+from nequip.integrations.ase import NequIPCalculator
+
+from gaunt_plugin.lammps import cli
+
+from ..nequip.conftest import double, run_command, workshop  # noqa: F401 (fixtures)
+from .simulation import Case, simulate
+from .structures import triclinic
+
+pytestmark = pytest.mark.training
+
+
+def test_checkpoint_and_package(double, lammps, tmp_path):  # noqa: F811
+    """Both parities, features per degree, a cutoff per pair of types, in float64."""
+    checkpoint, package = double / "out/best.ckpt", double / "lammps.nequip.zip"
+    run_command(double, "nequip-package", "build", str(checkpoint), str(package))
+    atoms, cases = triclinic(), []
+    for path in (checkpoint, package):
+        output = tmp_path / f"{path.name}.pt"
+        assert cli.main(["export", str(path), str(output)]) == 0
+        cases.append(Case(atoms, output))
+    atoms.calc = NequIPCalculator._from_saved_model(checkpoint)
+    for ranks in (1, 2):
+        for found in simulate(lammps, cases, ranks):
+            assert found.energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
+            np.testing.assert_allclose(found.forces, atoms.get_forces(), rtol=0, atol=1e-10)
+
+
+def test_arguments_that_nequip_has_no_use_for(double, tmp_path, capsys):  # noqa: F811
+    command = ["export", str(double / "out/best.ckpt"), str(tmp_path / "out.pt")]
+    assert cli.main([*command, "--head", "hot"]) == 1
+    assert "no heads" in capsys.readouterr().err
+    assert cli.main([*command, "--dtype", "float32"]) == 1
+    assert "keeps the dtype it was built with, float64" in capsys.readouterr().err
+    assert cli.main(["mliap", *command[1:]]) == 1
+    assert "nequip-prepare-lmp-mliap" in capsys.readouterr().err
