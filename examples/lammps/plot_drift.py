@@ -1,56 +1,39 @@
-"""Plot the total energy of LAMMPS logs and print its fitted slope per atom.
+"""Fit and plot the drift of the total energy.
 
-    python examples/lammps/plot_drift.py runs/lammps-molecule.log [more.log ...]
+    python examples/lammps/plot_drift.py runs/quickstart/molecule.energy runs/quickstart/molecule_ase.energy
 
-Needs matplotlib (``pip install "gaunt-plugin[benchmarks]"``); without it only prints.
+Prints the slope of a line through each file's energies; the plot needs matplotlib
+(``pip install "gaunt-plugin[benchmarks]"``).
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 
 
-def energies(log: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Steps, total energies in eV and the number of atoms of a run's first table."""
-    rows, atoms, columns = [], 0, None
-    for line in log.read_text().splitlines():
-        words = line.split()
-        if words[:1] == ["Step"]:
-            columns = words
-        elif line.startswith("Loop time"):
-            atoms = int(words[words.index("atoms") - 1])
-            break
-        elif columns and len(words) == len(columns):
-            rows.append([float(words[columns.index(name)]) for name in ("Step", "TotEng")])
-    if not rows or not atoms:
-        raise SystemExit(f"{log} holds no finished run with the columns Step and TotEng")
-    steps, total = np.array(rows).T
-    return steps, total, atoms
-
-
 def main() -> None:
-    runs = {Path(name).stem: energies(Path(name)) for name in sys.argv[1:]}
-    if not runs:
-        raise SystemExit(__doc__)
-    for name, (steps, total, atoms) in runs.items():
-        change = 1000 * (total - total[0]) / atoms
-        slope = np.polyfit(steps, change, 1)[0]
-        print(
-            f"{name}: {slope * 1000:+.4f} meV/atom per 1000 steps, "
-            f"largest change {np.abs(change).max():.4f} meV/atom"
-        )
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        return
-    for name, (steps, total, atoms) in runs.items():
-        pyplot.plot(steps, 1000 * (total - total[0]) / atoms, label=name)
-    pyplot.xlabel("step")
-    pyplot.ylabel("change of the total energy, meV/atom")
-    pyplot.legend()
-    pyplot.savefig("runs/lammps-drift.png", dpi=150)
-    print("runs/lammps-drift.png")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("files", type=Path, nargs="+", help="written by molecule.in or nve_ase.py")
+    parser.add_argument("--plot", type=Path, help="an image to write, for example drift.png")
+    args = parser.parse_args()
+
+    curves = {}
+    for path in args.files:
+        time, energy = np.loadtxt(path, unpack=True)
+        curves[path.stem] = time, 1000 * (energy - energy[0])  # ps, meV/atom
+        slope, _ = np.polyfit(*curves[path.stem], 1)
+        spread = curves[path.stem][1].std()
+        print(f"{path.name}: {slope:+.4f} meV/atom/ps, standard deviation {spread:.4f} meV/atom")
+    if args.plot:
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+        for name, (time, energy) in curves.items():
+            axes.plot(time, energy, label=name, linewidth=1)
+        axes.set(xlabel="time (ps)", ylabel="total energy - start (meV/atom)")
+        axes.legend(frameon=False)
+        figure.savefig(args.plot, dpi=150)
 
 
 if __name__ == "__main__":

