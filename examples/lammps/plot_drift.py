@@ -1,6 +1,7 @@
 """Fit and plot the drift of the total energy.
 
-    python examples/lammps/plot_drift.py runs/quickstart/molecule.energy runs/quickstart/molecule_ase.energy
+    cd runs/quickstart
+    python ../../examples/lammps/plot_drift.py molecule.energy molecule_ase.energy
 
 Prints the slope of a line through each file's energies; the plot needs matplotlib
 (``pip install "gaunt-plugin[benchmarks]"``).
