@@ -136,7 +136,10 @@ def hide_gaunt_plugin() -> None:
     entry_points = importlib.metadata.entry_points
 
     def without_ours(**kwargs):
-        return [e for e in entry_points(**kwargs) if not e.value.startswith("gaunt_plugin")]
+        found = entry_points(**kwargs)
+        if kwargs != {"group": "nequip.extension"}:
+            return found
+        return [entry for entry in found if entry.value != "gaunt_plugin"]
 
     importlib.metadata.entry_points = without_ours
 

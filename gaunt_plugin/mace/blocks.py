@@ -18,6 +18,7 @@ from e3nn import nn, o3
 from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.layers import AlignedConvolution, ElementLinear, GauntConvolution, GauntManyBody
+from gaunt_plugin.layers._irreps import degrees_of
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
 
@@ -171,6 +172,8 @@ class GauntProductBasisBlock(torch.nn.Module):
         self.use_sc = use_sc
         self.use_agnostic_product = use_agnostic_product
         target_irreps = o3.Irreps(target_irreps)
+        # Messages have natural parity, and their products too.
+        degrees_of(target_irreps, "hidden_irreps")
         self.symmetric_contractions = GauntManyBody(
             node_feats_irreps,
             target_irreps,

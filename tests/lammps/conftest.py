@@ -15,8 +15,12 @@ import torch
 
 if importlib.util.find_spec("mace"):
     from . import mace_models as host  # before anything imports e3nn 0.4.4
+
+    collect_ignore = ["test_nequip_files.py"]
 else:
     from . import nequip_models as host
+
+    collect_ignore = ["test_mace_files.py"]
 
 from gaunt_plugin.lammps.build import build
 from gaunt_plugin.lammps.export import run_as_written

@@ -2,13 +2,10 @@
 
 import copy
 
-import pytest
-
-pytest.importorskip("mace", reason="MACE's files belong to MACE's environment")
-
 from mace.calculators import LAMMPS_MACE
 
 import numpy as np
+import pytest
 import torch
 from ase.neighborlist import neighbor_list
 from e3nn.util import jit

@@ -1,10 +1,7 @@
 """A checkpoint and a package of NequIP, trained and packaged by its own commands, in LAMMPS."""
 
-import pytest
-
-pytest.importorskip("nequip", reason="NequIP's files belong to NequIP's environment")
-
 import numpy as np
+import pytest
 from nequip.integrations.ase import NequIPCalculator
 
 from gaunt_plugin.lammps import cli

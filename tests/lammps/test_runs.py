@@ -36,7 +36,7 @@ def results(lammps, exported):
 def test_minimization_goes_down(results, calculator):
     atoms = molecule()
     atoms.calc = calculator("gaunt")
-    assert results["minimized"].energy < atoms.get_potential_energy() - 0.1
+    assert results["minimized"].energy < atoms.get_potential_energy() - 0.01
     atoms.positions = results["minimized"].positions
     np.testing.assert_allclose(results["minimized"].forces, atoms.get_forces(), rtol=0, atol=1e-10)
 

@@ -2,7 +2,8 @@
 
 What the suite itself leaves out on a machine without GPU: train-time compilation ("known
 compilation bugs ... on CPU") and LAMMPS ML-IAP (needs LAMMPS with Kokkos on CUDA; the calls that it
-makes are in test_commands.py). The tests of torch-sim run where it is installed.
+makes are in test_commands.py). The tests of torch-sim run where it and nvalchemi-toolkit-ops are
+installed.
 """
 
 from pathlib import Path
