@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import List, Optional
 
 import torch
 
@@ -36,6 +37,25 @@ _PREFIX = "gaunt_"
 
 class ModelFileError(ValueError):
     """A file that can't be exported or isn't what it should be; the message says why."""
+
+
+def edge_gradients(
+    energies: torch.Tensor, vectors: torch.Tensor, owned: torch.Tensor
+) -> torch.Tensor:
+    """``dE/d(vectors)`` of ``E = sum(energies[owned])``; scriptable.
+
+    Args:
+        energies: of every atom, eV.
+        vectors: of the edges, Å; the energies were computed from them.
+        owned: the atoms that count.
+    """
+    gradient: Optional[torch.Tensor] = None
+    if vectors.shape[0] > 0:
+        total: List[torch.Tensor] = [energies[owned].sum()]
+        gradient = torch.autograd.grad(total, [vectors], allow_unused=True)[0]
+    if gradient is None:
+        gradient = torch.zeros_like(vectors)
+    return gradient
 
 
 @dataclass(frozen=True)

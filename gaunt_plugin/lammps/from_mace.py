@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 import mace  # first: it prepares torch for e3nn 0.4.4
 
@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 from e3nn.util import jit
 from e3nn.util.jit import compile_mode
 
-from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError
+from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError, edge_gradients
 
 # The models whose energy is a function of edge vectors and elements alone.
 _MODELS = ("MACE", "ScaleShiftMACE")
@@ -69,13 +69,7 @@ class EdgeModel(torch.nn.Module):
         energies = output["node_energy"]
         assert energies is not None
         energies = energies.double()
-        gradient: Optional[torch.Tensor] = None
-        if vectors.shape[0] > 0:
-            total: List[torch.Tensor] = [energies[owned].sum()]
-            gradient = torch.autograd.grad(total, [vectors], allow_unused=True)[0]
-        if gradient is None:
-            gradient = torch.zeros_like(vectors)
-        return energies.detach(), gradient.double()
+        return energies.detach(), edge_gradients(energies, vectors, owned).double()
 
 
 def load(path: Path) -> torch.nn.Module:

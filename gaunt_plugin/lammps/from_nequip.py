@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 import nequip
 import torch
@@ -16,7 +16,7 @@ from nequip.model.modify_utils import modify
 from nequip.model.saved_models.load_utils import load_saved_model
 from nequip.utils.global_state import set_global_state
 
-from gaunt_plugin.lammps.contract import Description, ModelFileError
+from gaunt_plugin.lammps.contract import Description, ModelFileError, edge_gradients
 
 
 @compile_mode("script")
@@ -54,13 +54,7 @@ class EdgeModel(torch.nn.Module):
             AtomicDataDict.ATOM_TYPE_KEY: types,
         }
         energies = self.model(data)[AtomicDataDict.PER_ATOM_ENERGY_KEY].view(-1).double()
-        gradient: Optional[torch.Tensor] = None
-        if vectors.shape[0] > 0:
-            total: List[torch.Tensor] = [energies[owned].sum()]
-            gradient = torch.autograd.grad(total, [vectors], allow_unused=True)[0]
-        if gradient is None:
-            gradient = torch.zeros_like(edge_vectors)
-        return energies.detach(), gradient
+        return energies.detach(), edge_gradients(energies, vectors, owned)
 
 
 def load(path: Path) -> torch.nn.Module:

@@ -17,20 +17,15 @@ def edge_degrees(irreps_edge: Irreps | str) -> tuple[int, ...]:
     return degrees
 
 
-def check_channels(irreps_in, channels: int, irreps_out, channels_out: int) -> None:
-    """Raise ValueError unless both sides have the same multiplicity."""
-    if channels != channels_out:
-        raise ValueError(
-            "irreps_in and irreps_out must have the same multiplicity, got "
-            f"{Irreps(irreps_in)} and {Irreps(irreps_out)}"
-        )
+def channels_first(x: torch.Tensor, channels: int, dims: List[int]) -> torch.Tensor:
+    """e3nn's flat layout ``[nodes, channels * sum(2l+1)]`` -> ``[nodes, channels, sum(2l+1)]``."""
+    parts = x.split([channels * d for d in dims], dim=-1)
+    return torch.cat([part.view(-1, channels, d) for part, d in zip(parts, dims)], dim=-1)
 
 
 def channels_last(x: torch.Tensor, channels: int, dims: List[int]) -> torch.Tensor:
-    """e3nn's flat layout ``[nodes, channels * sum(2l+1)]`` -> ``[nodes, sum(2l+1), channels]``."""
-    parts = x.split([channels * d for d in dims], dim=-1)
-    blocks = [part.view(-1, channels, d) for part, d in zip(parts, dims)]
-    return torch.cat(blocks, dim=-1).transpose(1, 2).contiguous()
+    """:func:`channels_first` with the axes exchanged, ``[nodes, sum(2l+1), channels]``."""
+    return channels_first(x, channels, dims).transpose(1, 2).contiguous()
 
 
 def flat(x: torch.Tensor, dims: List[int]) -> torch.Tensor:

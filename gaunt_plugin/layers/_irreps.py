@@ -10,7 +10,7 @@ with torch.serialization.safe_globals([slice]):
     # as a whole does not fit in.
     from e3nn.o3._irreps import Irrep, Irreps
 
-__all__ = ["Irrep", "Irreps", "degrees_of", "functions_of"]
+__all__ = ["Irrep", "Irreps", "check_channels", "degrees_of", "functions_of"]
 
 
 def degrees_of(irreps: Irreps | str, name: str) -> tuple[int, tuple[int, ...]]:
@@ -45,3 +45,12 @@ def functions_of(irreps: Irreps | str, name: str) -> tuple[int, list[tuple[int, 
     if len({ir for _, ir in irreps}) != len(irreps):
         raise ValueError(f"{name} must list each irrep once, got {irreps}")
     return irreps[0].mul, [(ir.l, ir.p != (-1) ** ir.l) for _, ir in irreps]
+
+
+def check_channels(irreps_in, channels: int, irreps_out, channels_out: int) -> None:
+    """Raise ValueError unless both sides have the same multiplicity."""
+    if channels != channels_out:
+        raise ValueError(
+            "irreps_in and irreps_out must have the same multiplicity, got "
+            f"{Irreps(irreps_in)} and {Irreps(irreps_out)}"
+        )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import List
 
-import numpy as np
 import torch
 
 from gaunt_plugin.layers._irreps import Irrep, Irreps
-from gaunt_plugin.layers._tables import TableModule
+from gaunt_plugin.layers._tables import TableModule, repeat_matrix
 
 
 def _blocks(irreps: Irreps, used: List[Irrep]) -> List[List[int]]:
@@ -122,10 +121,10 @@ class ChannelWeights(TableModule):
         # where each entry of the irreps is among those used
         self.order = [used.index(ir) for _, ir in irreps if ir in used]
         self.weight_numel = rank * self.channels * len(used)
-        place = np.repeat(np.arange(len(used)), self.dims)
-        norms = np.asarray(_norms(used, norm))
-        self.register_table("repeat", np.diag(norms)[:, place])
-        self.register_table("repeat_back", np.diag(1 / norms)[:, place] / math.sqrt(rank))
+        degrees, norms = [ir.l for ir in used], _norms(used, norm)
+        self.register_table("repeat", repeat_matrix(degrees, norms))
+        back = [1 / n / math.sqrt(rank) for n in norms]
+        self.register_table("repeat_back", repeat_matrix(degrees, back))
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         parts: List[torch.Tensor] = []

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from gaunt_plugin.layers._tracing import is_traced
+
 _BLOCK = {"cpu": 1 << 17}  # numbers per block on the grid: half a MiB in float32
 _OTHER_BLOCK = 1 << 25
 
@@ -39,7 +41,20 @@ def projected_powers_reference(
 def projected_powers(
     c: torch.Tensor, to_grid: torch.Tensor, from_grid: torch.Tensor
 ) -> torch.Tensor:
-    """:func:`projected_powers_reference` with derivatives of any order and little memory."""
+    """:func:`projected_powers_reference` with derivatives of any order and little memory.
+
+    Programs, scripted or recorded, hold the reference.
+    """
+    # Not one condition: TorchScript compiles both sides of `or`.
+    if torch.jit.is_scripting():
+        return projected_powers_reference(c, to_grid, from_grid)
+    if is_traced():
+        return projected_powers_reference(c, to_grid, from_grid)
+    return _in_blocks(c, to_grid, from_grid)
+
+
+@torch.jit.unused
+def _in_blocks(c: torch.Tensor, to_grid: torch.Tensor, from_grid: torch.Tensor) -> torch.Tensor:
     return _Powers.apply(c, to_grid, from_grid)
 
 

@@ -10,12 +10,11 @@ import torch
 from gaunt_plugin.layers._edge_blocks import LARGE, sum_messages
 from gaunt_plugin.layers._edges import (
     channels_last,
-    check_channels,
     check_edges,
     edge_degrees,
     flat,
 )
-from gaunt_plugin.layers._irreps import Irreps, functions_of
+from gaunt_plugin.layers._irreps import Irreps, check_channels, functions_of
 from gaunt_plugin.layers._tables import TableModule
 from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.rotation import EdgeRotation
@@ -89,7 +88,7 @@ class AlignedConvolution(TableModule):
         # Messages of degree L have only the orders that the features have.
         norm = []
         for L, pseudo in outputs:
-            couplings = sum(len(_sources(inputs, pseudo, abs(m))) for m in range(-L, L + 1))
+            couplings = sum(len(sources_of(inputs, pseudo, abs(m))) for m in range(-L, L + 1))
             if couplings == 0:
                 raise ValueError(
                     f"no coupling of {self.irreps_in} to {'pseudo ' if pseudo else ''}degree {L} "
@@ -106,7 +105,7 @@ class AlignedConvolution(TableModule):
             for counts in (self.senders, self.receivers)
         )
         paths = sum(
-            len(_sources(inputs, pseudo, m))
+            len(sources_of(inputs, pseudo, m))
             for L, pseudo in outputs
             for m in range(min(L, self.mmax) + 1)
         )
@@ -271,7 +270,7 @@ class AlignedConvolution(TableModule):
         )
 
 
-def _sources(inputs: List[Tuple[int, bool]], pseudo: bool, m: int) -> List[int]:
+def sources_of(inputs: List[Tuple[int, bool]], pseudo: bool, m: int) -> List[int]:
     """Degrees of the features that reach order m of an output of this kind."""
     return [l for l, kind in inputs if l >= m and (kind == pseudo or m > 0)]
 

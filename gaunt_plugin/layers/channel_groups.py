@@ -8,8 +8,8 @@ from typing import List
 import torch
 
 from gaunt_plugin.layers._edges import edge_degrees
-from gaunt_plugin.layers._irreps import Irrep, Irreps
-from gaunt_plugin.layers.aligned import AlignedConvolution
+from gaunt_plugin.layers._irreps import Irrep, Irreps, functions_of
+from gaunt_plugin.layers.aligned import AlignedConvolution, sources_of
 
 
 class GroupedConvolution(torch.nn.Module):
@@ -89,8 +89,8 @@ class GroupedConvolution(torch.nn.Module):
 
 def _reaches(irs: list[Irrep], degrees_edge: tuple[int, ...], wanted: Irrep) -> bool:
     """Whether a message of features ``irs`` can have the irrep ``wanted``."""
-    kinds = {(ir.l, ir.p * (-1) ** ir.l) for ir in irs}
-    kind = wanted.p * (-1) ** wanted.l
-    if all(ir.l == 0 for ir in irs):
-        return (0, kind) in kinds and wanted.l in degrees_edge
-    return any(k == kind or min(l, wanted.l) > 0 for l, k in kinds)
+    _, features = functions_of([(1, ir) for ir in irs], "irreps_in")
+    _, [(l, pseudo)] = functions_of([(1, wanted)], "irreps_wanted")
+    if all(ir.l == 0 for ir in irs) and l not in degrees_edge:
+        return False
+    return any(sources_of(features, pseudo, m) for m in range(l + 1))

@@ -7,12 +7,11 @@ import torch
 
 from gaunt_plugin.layers._edges import (
     channels_last,
-    check_channels,
     check_edges,
     edge_degrees,
     flat,
 )
-from gaunt_plugin.layers._irreps import Irreps, degrees_of
+from gaunt_plugin.layers._irreps import Irreps, check_channels, degrees_of
 from gaunt_plugin.layers._tables import TableModule, repeat_matrix
 from gaunt_plugin.sphere import gaunt, quadrature, real_harmonics
 

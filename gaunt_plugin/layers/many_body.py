@@ -7,8 +7,8 @@ import math
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._irreps import Irreps, degrees_of, functions_of
-from gaunt_plugin.layers._recompute import projected_powers, projected_powers_reference
+from gaunt_plugin.layers._irreps import Irreps, check_channels, degrees_of, functions_of
+from gaunt_plugin.layers._recompute import projected_powers
 from gaunt_plugin.layers._tables import (
     GAIN_IN,
     GAIN_OUT,
@@ -16,7 +16,6 @@ from gaunt_plugin.layers._tables import (
     element_weights,
     repeat_matrix,
 )
-from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.nested import NestedProducts
 from gaunt_plugin.layers.parity_powers import ParityPowers, parity_power_rms
 from gaunt_plugin.sphere import (
@@ -98,11 +97,7 @@ class GauntManyBody(torch.nn.Module):
         if not parities:  # the order of degrees is part of saved weights
             degrees_of(irreps_in, "irreps_in")
             degrees_of(irreps_out, "irreps_out")
-        if channels != channels_out:
-            raise ValueError(
-                f"irreps_in and irreps_out must have the same multiplicity, got {self.irreps_in} "
-                f"and {self.irreps_out}"
-            )
+        check_channels(irreps_in, channels, irreps_out, channels_out)
         if not isinstance(correlation, int) or not 1 <= correlation <= MAX_CORRELATION:
             raise ValueError(f"correlation must be 1 to {MAX_CORRELATION}, got {correlation!r}")
         if num_elements < 1:
@@ -282,8 +277,8 @@ class _Powers(TableModule):
             # zci,zvcl,li->zvci
             x = x.unsqueeze(1) * (weight @ self.repeat_in)
         # zvci,ig->zvcg, powers, zvcg,gj->zvcnj
-        rows = nodes * x.shape[1] * self.channels
-        powers = self._projected(x.reshape(rows, x.shape[3])).view(
+        rows = x.reshape(nodes * x.shape[1] * self.channels, x.shape[3])
+        powers = projected_powers(rows, self.to_grid, self.from_grid).view(
             nodes, x.shape[1], self.channels, self.from_grid.shape[0], self.from_grid.shape[2]
         )
         weight = (node_attrs @ self.weight_out).view(
@@ -291,15 +286,3 @@ class _Powers(TableModule):
         )
         spread = (weight @ self.repeat_out).view_as(powers)  # one weight per reached degree
         return (powers * spread).sum([1, 3])
-
-    def _projected(self, c: torch.Tensor) -> torch.Tensor:
-        # Not one condition: TorchScript compiles both sides of `or`.
-        if torch.jit.is_scripting():
-            return projected_powers_reference(c, self.to_grid, self.from_grid)
-        if is_traced():
-            return projected_powers_reference(c, self.to_grid, self.from_grid)
-        return self._projected_in_blocks(c)
-
-    @torch.jit.unused
-    def _projected_in_blocks(self, c: torch.Tensor) -> torch.Tensor:
-        return projected_powers(c, self.to_grid, self.from_grid)

@@ -8,9 +8,14 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._recompute import projected_powers, projected_powers_reference
-from gaunt_plugin.layers._tables import GAIN_IN, GAIN_OUT, TableModule, element_weights
-from gaunt_plugin.layers._tracing import is_traced
+from gaunt_plugin.layers._recompute import projected_powers
+from gaunt_plugin.layers._tables import (
+    GAIN_IN,
+    GAIN_OUT,
+    TableModule,
+    element_weights,
+    repeat_matrix,
+)
 from gaunt_plugin.sphere import (
     coupling_rms,
     degree_of_component,
@@ -86,12 +91,11 @@ class ParityPowers(TableModule):
         kinds = [pseudo for _, pseudo in functions_in]
         self.sides = 2 if len(set(kinds)) == 2 else 1
         plus = _selection(functions_in, ls_in)
-        sign = np.where(kinds, -1.0, 1.0)[degree_of_component([l for l, _ in functions_in])]
+        degrees = [l for l, _ in functions_in]
+        sign = np.where(kinds, -1.0, 1.0)[degree_of_component(degrees)]
         both = [plus, sign[:, None] * plus][: self.sides]
         self.register_table("combine", np.stack(both))
-        degrees = [l for l, _ in functions_in]
-        to_degree = np.diag([1 / math.sqrt(2 * l + 1) for l in degrees])
-        repeat_in = to_degree[:, degree_of_component(degrees)]
+        repeat_in = repeat_matrix(degrees, [1 / math.sqrt(2 * l + 1) for l in degrees])
         if copies:
             self.weight_in = element_weights(
                 num_elements, copies, channels, len(degrees), std=1 / GAIN_IN
@@ -141,7 +145,7 @@ class ParityPowers(TableModule):
         rows = nodes * self.copies * self.channels
         # ri,sid->srd, powers, srd,dg->srg, srg,gj->srnj
         fields = x.reshape(rows, x.shape[3]) @ self.combine
-        powers = self._projected(fields.flatten(0, 1))
+        powers = projected_powers(fields.flatten(0, 1), self.to_grid, self.from_grid)
         if self.sides == 2:
             u, v = powers.view(2, rows, self.from_grid.shape[0], self.from_grid.shape[2]).unbind(0)
             powers = torch.cat([u + v, u - v], dim=-1) * 0.5
@@ -153,18 +157,6 @@ class ParityPowers(TableModule):
         )
         spread = (weight @ self.repeat_out).view_as(powers)  # one weight per reached irrep
         return (powers * spread).sum([1, 3])
-
-    def _projected(self, c: torch.Tensor) -> torch.Tensor:
-        # Not one condition: TorchScript compiles both sides of `or`.
-        if torch.jit.is_scripting():
-            return projected_powers_reference(c, self.to_grid, self.from_grid)
-        if is_traced():
-            return projected_powers_reference(c, self.to_grid, self.from_grid)
-        return self._projected_in_blocks(c)
-
-    @torch.jit.unused
-    def _projected_in_blocks(self, c: torch.Tensor) -> torch.Tensor:
-        return projected_powers(c, self.to_grid, self.from_grid)
 
 
 def _selection(functions: Functions, ls: List[int]) -> np.ndarray:

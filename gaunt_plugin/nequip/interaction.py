@@ -12,6 +12,7 @@ from nequip.nn.mlp import ScalarMLPFunction
 from nequip.nn.norm import AvgNumNeighborsNorm
 
 from gaunt_plugin.layers import ElementLinear, GauntManyBody
+from gaunt_plugin.layers._edges import channels_first
 from gaunt_plugin.layers.channel_groups import GroupedConvolution
 
 
@@ -84,7 +85,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
 
         wanted = {ir for _, ir in irreps_out}
         natural = [ir for _, ir in edge_attrs]
-        if correlation > 1:
+        if correlation != 1:
             wanted |= set(natural)
         self.convolution = GroupedConvolution(
             self.linear_1.irreps_out, edge_attrs, Irreps([(1, ir) for ir in sorted(wanted)])
@@ -163,15 +164,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         )[:num_local]
 
         if self.product is not None:
-            parts = self.linear_product(x).split(
-                [dim * self.product.channels for dim in self.product_dims], dim=1
-            )
-            stacked = torch.cat(
-                [
-                    part.view(-1, self.product.channels, dim)
-                    for part, dim in zip(parts, self.product_dims)
-                ],
-                dim=2,
+            stacked = channels_first(
+                self.linear_product(x), self.product.channels, self.product_dims
             )
             one_hot = types[:num_local].unsqueeze(1) == torch.arange(
                 self.num_types, device=types.device

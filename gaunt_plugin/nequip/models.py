@@ -92,10 +92,10 @@ def _whole(name: str, value: object, largest: Optional[int] = None) -> None:
 
 def _check_features(num_features: object) -> None:
     """NequIP checks the length of the list and, unclearly, the rest."""
+    if num_features is None:
+        return
     entries = num_features if isinstance(num_features, (list, tuple)) else [num_features]
     for degree, entry in enumerate(entries):
-        if num_features is None:
-            continue
         if type(entry) is not int or entry < (1 if degree == 0 else 0):
             raise ValueError(
                 "num_features must be a whole number, or a list of one for each degree, of which "
