@@ -10,9 +10,6 @@ interleaved runs. Peak memory is that of one training step in a process of its o
 import argparse
 import copy
 import platform
-import resource
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +23,7 @@ import ase.io
 import numpy as np
 import torch
 from e3nn import o3
-from timing import interleaved
+from timing import interleaved, memory, resident
 
 from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyBody
 from gaunt_plugin.mace.blocks import INTERACTIONS
@@ -151,19 +148,15 @@ def training_step(net, graphs):
     loss.backward()
 
 
-def memory(kind, hidden, threads):
-    """Resident GB before and at the peak of a training step, in a process of its own."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--memory", kind, hidden]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [float(x) for x in text.split()[-2:]]
-
-
 def models(repeats, sizes, kinds, threads):
     graphs = batch()
     for hidden in sizes:
         nets = {kind: model(kind, hidden) for kind in kinds}
         steps = {kind: lambda net=net: training_step(net, graphs) for kind, net in nets.items()}
-        peak = {kind: memory(kind, hidden, threads) for kind in kinds}
+        peak = {
+            kind: memory(__file__, ["--threads", str(threads), "--memory", kind, hidden])
+            for kind in kinds
+        }
         extra = "; ".join(
             f"{k}: {sum(p.numel() for p in nets[k].parameters()) / 1e3:.0f} k parameters, "
             f"peak {peak[k][1]:.2f} GB ({peak[k][0]:.2f} before)"
@@ -187,9 +180,9 @@ def main():
     torch.manual_seed(0)
     if args.memory:
         net, graphs = model(*args.memory), batch()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        before = resident()
         training_step(net, graphs)
-        print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        print(before, resident())
         return
     print(
         f"float32, {args.threads} threads, {platform.machine()}, torch {torch.__version__}, "

@@ -9,9 +9,6 @@ training step in a process of its own.
 
 import argparse
 import platform
-import resource
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from nequip.data import AtomicDataDict, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
-from timing import interleaved
+from timing import interleaved, memory, resident
 
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
@@ -78,13 +75,6 @@ def energy_forces(net, data):
     net(data.copy())
 
 
-def memory(arguments):
-    """Resident GB before and at the peak of a training step, in a process of its own."""
-    command = [sys.executable, __file__, *arguments]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [float(x) for x in text.split()[-2:]]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -101,9 +91,9 @@ def main():
     if args.memory:
         kind, lmax = args.memory[0], int(args.memory[1])
         net = model(kind, lmax, args.features, args.layers)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        before = resident()
         training_step(net, data)
-        print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        print(before, resident())
         return
     edges = data["edge_index"].shape[1]
     print(
@@ -120,7 +110,7 @@ def main():
         for kind in args.kinds:
             own = ["--memory", kind, str(lmax), "--threads", str(args.threads)]
             own += ["--features", str(args.features), "--layers", str(args.layers)]
-            peak[kind] = memory(own)[1]
+            peak[kind] = memory(__file__, own)[1]
         for name, call in (("training step", training_step), ("energy + forces", energy_forces)):
             times = interleaved(
                 {kind: lambda net=net, call=call: call(net, data) for kind, net in nets.items()},

@@ -1,6 +1,9 @@
-"""Paired timing, for the benchmarks of both hosts."""
+"""Paired timing and memory, for the benchmarks of both hosts."""
 
+import resource
 import statistics
+import subprocess
+import sys
 import time
 
 
@@ -14,3 +17,18 @@ def interleaved(calls, repeats):
             if turn:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def resident():
+    """Largest resident memory of this process so far, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def memory(script, arguments):
+    """Resident GB before and at the peak of what a benchmark does, in a process of its own.
+
+    The script must print the two numbers last.
+    """
+    command = [sys.executable, script, *arguments]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [float(x) for x in text.split()[-2:]]

@@ -1,11 +1,9 @@
 """Small runs on the sample in the repository, shared by the tests of the commands.
 
-A process that imports MACE costs seconds. One helper process imports it, and every command runs
-in a fork of it: nothing that a command changes is seen by another one or by the tests. The two
-runs that others start from go through the real console script.
+Most commands run in forks of one process. The two runs that others start from go through the real
+console script.
 """
 
-import multiprocessing
 import os
 import re
 import subprocess
@@ -16,6 +14,8 @@ import ase.io
 import pytest
 import torch
 import yaml
+
+from ..forks import Forks
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "3bpa_sample"
 E0S = "{1: -10.707211, 6: -48.798080, 7: -70.908087, 8: -102.521807}"
@@ -43,26 +43,11 @@ SETTINGS = {
     "seed": 1,
     "plot": False,
 }
-FORK = """
-import os, runpy, sys
-os.chdir(folder)
-output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.dup2(output, 1)
-os.dup2(output, 2)
-sys.argv = [module, *arguments]
-runpy.run_module(module, run_name="__main__")
-"""
+PRELOAD = ["mace.cli.run_train", "mace.cli.eval_configs", "mace.cli.create_lammps_model"]
 
 
-class Workshop:
-    """Runs commands in folders of their own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(
-            ["mace.cli.run_train", "mace.cli.eval_configs", "mace.cli.create_lammps_model"]
-        )
+class Workshop(Forks):
+    """Runs MACE's commands in folders of their own."""
 
     def folder(self, name: str) -> Path:
         """A folder with training files of six and two frames, and two more for testing."""
@@ -79,18 +64,6 @@ class Workshop:
         settings = {key: value for key, value in settings.items() if value is not None}
         (folder / "run.yaml").write_text(yaml.safe_dump(settings))
         return "run.yaml"
-
-    def run(self, folder: Path, module: str, *arguments, fails: bool = False):
-        """Run ``python -m module arguments`` and return what it printed."""
-        arguments = [str(argument) for argument in arguments]
-        values = {"folder": str(folder), "module": module, "arguments": arguments}
-        process = self.context.Process(target=exec, args=(FORK, values))
-        process.start()
-        process.join(300)
-        output = (folder / "output.txt").read_text()
-        assert process.exitcode is not None, f"still running after 300 s:\n{output}"
-        assert (process.exitcode != 0) == fails, output
-        return output
 
     def train(self, folder: Path, *arguments, fails: bool = False, **changes):
         """Train with the module that needs no start-up hook."""
@@ -116,8 +89,7 @@ def real_training(folder: Path, config: str) -> None:
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the helper and its forks
-    return Workshop(tmp_path_factory.mktemp("mace"))
+    return Workshop(tmp_path_factory.mktemp("mace"), PRELOAD, timeout=300)
 
 
 @pytest.fixture(scope="session")

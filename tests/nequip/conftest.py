@@ -1,12 +1,10 @@
 """Fixtures for tests in NequIP's environment: the host's own, and small runs of its commands.
 
-A process that imports NequIP and Lightning costs many seconds. One helper process imports them,
-and most commands run in a fork of it: nothing that a command changes is seen by another one or by
-the tests. The runs that others start from go through the real console script.
+Most commands run in forks of one process. The runs that others start from go through the real
+console script.
 """
 
 import csv
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -21,6 +19,8 @@ import pytest
 
 # Model dtypes, molecules and crystals of the host's test suite.
 from nequip.utils.unittests.conftest import *  # noqa: F403
+
+from ..forks import Forks
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "nequip"
@@ -42,16 +42,14 @@ SMALL = {
     "training_module.model.num_bessels": 4,
     "hydra.run.dir": "out",
 }
-FORK = """
-import os, runpy, sys
-os.chdir(folder)
-sys.path[:] = [path for path in sys.path if path]
-output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.dup2(output, 1)
-os.dup2(output, 2)
-sys.argv = [module, *arguments]
-runpy.run_module(module, run_name="__main__")
-"""
+PRELOAD = [
+    "nequip.scripts.train",
+    "nequip.scripts.package",
+    "nequip.scripts.compile",
+    "nequip.model.nequip_models",
+    "nequip.integrations.ase",
+    "nequip.data.datamodule",
+]
 
 
 def pytest_collection_modifyitems(config, items):
@@ -83,16 +81,8 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
 
 
-class Workshop:
-    """Runs commands in folders of their own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(
-            ["nequip.scripts.train", "nequip.scripts.package", "nequip.scripts.compile"]
-            + ["nequip.model.nequip_models", "nequip.integrations.ase", "nequip.data.datamodule"]
-        )
+class Workshop(Forks):
+    """Runs NequIP's commands in folders of their own."""
 
     def folder(self, name: str) -> Path:
         """A folder with files of nine frames for training and validation and three for testing."""
@@ -108,26 +98,6 @@ class Workshop:
         settings = {**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}}
         arguments = ["-cp", str(CONFIGS), "-cn", config]
         return arguments + [f"++{k}={v}" for k, v in settings.items() if v is not ...]
-
-    def start(self, folder: Path, module: str, *arguments, log: str = "output.txt"):
-        """Start ``python -m module arguments``."""
-        arguments = [str(argument) for argument in arguments]
-        values = {"folder": str(folder), "module": module, "arguments": arguments, "log": log}
-        process = self.context.Process(target=exec, args=(FORK, values))
-        process.log = folder / log
-        process.start()
-        return process
-
-    def finish(self, process, fails: bool = False, timeout: float = 500) -> str:
-        """Wait for a command and return what it printed."""
-        process.join(timeout)
-        output = process.log.read_text()
-        assert process.exitcode is not None, f"still running after {timeout} s:\n{output}"
-        assert (process.exitcode != 0) == fails, output
-        return output
-
-    def run(self, folder: Path, module: str, *arguments, fails: bool = False) -> str:
-        return self.finish(self.start(folder, module, *arguments), fails)
 
     def train(self, folder: Path, *arguments, fails: bool = False, **changes) -> str:
         settings = self.settings(**changes)
@@ -162,8 +132,7 @@ def read_metrics(folder: Path) -> dict[str, list[float]]:
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the helper and its forks
-    return Workshop(tmp_path_factory.mktemp("nequip"))
+    return Workshop(tmp_path_factory.mktemp("nequip"), PRELOAD, timeout=500)
 
 
 @pytest.fixture(scope="session")
