@@ -17,7 +17,13 @@ import torch
 from e3nn import nn, o3
 from e3nn.util.jit import compile_mode
 
-from gaunt_plugin.layers import AlignedConvolution, ElementLinear, GauntConvolution, GauntManyBody
+from gaunt_plugin.layers import (
+    AlignedConvolution,
+    ElementLinear,
+    GauntConvolution,
+    GauntManyBody,
+    GauntSelfmix,
+)
 from gaunt_plugin.layers._irreps import degrees_of
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
@@ -151,6 +157,8 @@ class GauntProductBasisBlock(torch.nn.Module):
         use_sc: add the self-connection.
         use_agnostic_product: one set of weights for all elements.
         parametrization, views: see :class:`~gaunt_plugin.layers.GauntManyBody`.
+        selfmix: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` that the messages pass first;
+            0 leaves it out.
 
     Shapes:
         ``node_feats [nodes, channels, (lmax+1)^2]``, ``sc [nodes, target dim]`` or None,
@@ -167,6 +175,7 @@ class GauntProductBasisBlock(torch.nn.Module):
         use_agnostic_product: bool = False,
         parametrization: str = "power",
         views: int = 4,
+        selfmix: int = 0,
     ) -> None:
         super().__init__()
         self.use_sc = use_sc
@@ -174,6 +183,7 @@ class GauntProductBasisBlock(torch.nn.Module):
         target_irreps = o3.Irreps(target_irreps)
         # Messages have natural parity, and their products too.
         degrees_of(target_irreps, "hidden_irreps")
+        self.selfmix = GauntSelfmix(node_feats_irreps, rank=selfmix) if selfmix else None
         self.symmetric_contractions = GauntManyBody(
             node_feats_irreps,
             target_irreps,
@@ -186,6 +196,11 @@ class GauntProductBasisBlock(torch.nn.Module):
             target_irreps, target_irreps, internal_weights=True, shared_weights=True
         )
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if not hasattr(self, "selfmix"):
+            self.selfmix = None  # pickled before there was one
+
     def forward(
         self,
         node_feats: torch.Tensor,
@@ -194,6 +209,8 @@ class GauntProductBasisBlock(torch.nn.Module):
     ) -> torch.Tensor:
         if self.use_agnostic_product:
             node_attrs = torch.ones_like(node_attrs[:, :1])
+        if self.selfmix is not None:
+            node_feats = self.selfmix(node_feats.transpose(1, 2)).transpose(1, 2)
         node_feats = self.linear(self.symmetric_contractions(node_feats, node_attrs))
         if self.use_sc and sc is not None:
             return node_feats + sc

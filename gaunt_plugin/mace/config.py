@@ -28,6 +28,8 @@ class GauntConfig:
         convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`) or ``"grid"``
             (:class:`~gaunt_plugin.layers.GauntConvolution`); used by Gaunt interaction blocks.
         rank: channels in the convolution per channel of the model.
+        selfmix: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` between convolution and Gaunt
+            product; 0: none.
     """
 
     product: tuple[str, ...] = ("power",)
@@ -35,6 +37,7 @@ class GauntConfig:
     correlation: tuple[int, ...] = ()
     convolution: tuple[str, ...] = ("aligned",)
     rank: tuple[int, ...] = (1,)
+    selfmix: tuple[int, ...] = (0,)
 
     def resolve(self, num_layers: int, correlation: int | list[int]) -> GauntConfig:
         """One checked entry per layer.
@@ -60,11 +63,22 @@ class GauntConfig:
                     raise ValueError(
                         f"unknown gaunt {name} {entry!r}; possible: {', '.join(possible)}"
                     )
-        for name, top in (("views", None), ("rank", None), ("correlation", MAX_CORRELATION)):
+        for name, least, top in (
+            ("views", 1, None),
+            ("rank", 1, None),
+            ("selfmix", 0, None),
+            ("correlation", 1, MAX_CORRELATION),
+        ):
             for entry in values[name]:
-                if not isinstance(entry, int) or entry < 1 or (top and entry > top):
-                    limit = f"1 to {top}" if top else "a whole number, at least 1"
+                if type(entry) is not int or entry < least or (top and entry > top):
+                    limit = f"1 to {top}" if top else f"a whole number, at least {least}"
                     raise ValueError(f"gaunt {name} must be {limit}, got {entry!r}")
+        for product, selfmix in zip(values["product"], values["selfmix"]):
+            if selfmix and product == "stock":
+                raise ValueError(
+                    "gaunt selfmix stands before a Gaunt product; use 0 in layers with product "
+                    "'stock'"
+                )
         if "full" in values["product"] and max(values["correlation"]) > 3:
             raise ValueError("gaunt product 'full' goes up to correlation 3; use 'power' beyond")
         return replace(self, **values)

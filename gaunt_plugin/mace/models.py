@@ -64,6 +64,7 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
                     use_agnostic_product=stock.use_agnostic_product,
                     parametrization=config.product[i],
                     views=config.views[i],
+                    selfmix=config.selfmix[i],
                 )
         self.cueq_config = config
 

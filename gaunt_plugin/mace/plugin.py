@@ -78,6 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.rank,
         help="channels in Gaunt convolutions per channel of the model",
     )
+    group.add_argument(
+        "--gaunt_selfmix",
+        type=_entries(int),
+        default=_DEFAULTS.selfmix,
+        help="rank of a product of the messages with themselves before the many-body product; 0: "
+        "none",
+    )
     parser.set_defaults(
         interaction="GauntResidualInteractionBlock",
         interaction_first="GauntResidualInteractionBlock",
@@ -91,6 +98,7 @@ def _config(args: argparse.Namespace) -> GauntConfig:
         correlation=args.gaunt_correlation,
         convolution=args.gaunt_convolution,
         rank=args.gaunt_rank,
+        selfmix=args.gaunt_selfmix,
     )
 
 

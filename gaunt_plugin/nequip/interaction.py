@@ -11,18 +11,22 @@ from nequip.nn._graph_mixin import GraphModuleMixin
 from nequip.nn.mlp import ScalarMLPFunction
 from nequip.nn.norm import AvgNumNeighborsNorm
 
-from gaunt_plugin.layers import ElementLinear, GauntManyBody
+from gaunt_plugin.layers import ElementLinear, GauntManyBody, GauntSelfmix
 from gaunt_plugin.layers._edges import channels_first
+from gaunt_plugin.layers._sphere_product import ordered
 from gaunt_plugin.layers.channel_groups import GroupedConvolution
 
 
 class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     r""":class:`nequip.nn.InteractionBlock` with a Gaunt convolution and many-body product.
 
-    With messages M = convolution(linear_1(x)) in the frame of each edge, and, for
-    ``correlation`` > 1, the many-body product B of ``product_features`` channels of M,
+    With messages M = convolution(linear_1(x)) in the frame of each edge, ``product_features``
+    channels C = linear(M) of them, their product with themselves S = selfmix(C) if ``selfmix`` > 0
+    (else S = C), and the many-body product B of S if ``correlation`` > 1,
 
     .. math:: x_i' = \text{linear}_2([M_i, B_i]) + W_{z_i} x_i
+
+    or ``[M, S]`` in place of ``[M, B]`` where there is no B.
 
     Args:
         irreps_in, irreps_out, radial_mlp_depth, radial_mlp_width, use_sc, is_first_layer,
@@ -30,8 +34,11 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         rank: channels in the convolution per channel of the features.
         correlation: number of factors of the many-body product; 1 leaves it out.
         parametrization, views: see :class:`~gaunt_plugin.layers.GauntManyBody`.
-        product_features: channels of the product; default: the smallest multiplicity in
+        product_features: channels of the products; default: the smallest multiplicity in
             ``irreps_out``.
+        selfmix: rank of the :class:`~gaunt_plugin.layers.GauntSelfmix`; 0 leaves it out.
+        product_parity: the products act on features of both parities, where the messages have
+            them, rather than on those of natural parity alone.
         graph_attrs: node attributes also depend on the graph, not on the type alone.
 
     Raises:
@@ -53,6 +60,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         parametrization: str = "power",
         views: int = 4,
         product_features: Optional[int] = None,
+        selfmix: int = 0,
+        product_parity: bool = False,
         graph_attrs: bool = False,
     ) -> None:
         super().__init__()
@@ -85,7 +94,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
 
         wanted = {ir for _, ir in irreps_out}
         natural = [ir for _, ir in edge_attrs]
-        if correlation != 1:
+        products = correlation != 1 or selfmix > 0
+        if products:
             wanted |= set(natural)
         self.convolution = GroupedConvolution(
             self.linear_1.irreps_out, edge_attrs, Irreps([(1, ir) for ir in sorted(wanted)])
@@ -101,22 +111,27 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         )
         messages = self.convolution.irreps_out
 
-        self.product = None
+        self.linear_product, self.selfmix, self.product = None, None, None
         self.product_dims: List[int] = []
-        if correlation != 1:
+        if products:
             channels = product_features
             if channels is None:
                 channels = min(mul for mul, _ in irreps_out if mul > 0)
-            product_in = Irreps(
-                [(channels, ir) for ir in natural if any(ir == other for _, other in messages)]
-            )
-            product_out = Irreps(
-                [(channels, ir) for ir in natural if any(ir == other for _, other in irreps_out)]
-            )
+            reached = {ir for _, ir in messages}
+            if not product_parity:
+                reached &= set(natural)
+            # natural parity first, in increasing degree
+            product_in = Irreps([(channels, ir) for ir in ordered(reached)])
             self.linear_product = Linear(messages, product_in, **weights)
-            self.product = GauntManyBody(
-                product_in, product_out, correlation, self.num_types, parametrization, views
-            )
+            product_out = product_in
+            if selfmix > 0:
+                self.selfmix = GauntSelfmix(product_in, selfmix)
+            if correlation != 1:
+                outputs = {ir for _, ir in irreps_out} & reached
+                product_out = Irreps([(channels, ir) for ir in ordered(outputs)])
+                self.product = GauntManyBody(
+                    product_in, product_out, correlation, self.num_types, parametrization, views
+                )
             self.product_dims = [ir.dim for _, ir in product_in]
             messages = messages + product_out
         self.linear_2 = Linear(messages.simplify(), irreps_out, **weights)
@@ -163,14 +178,17 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             data[AtomicDataDict.EDGE_INDEX_KEY].flip(0),
         )[:num_local]
 
-        if self.product is not None:
-            stacked = channels_first(
-                self.linear_product(x), self.product.channels, self.product_dims
-            )
-            one_hot = types[:num_local].unsqueeze(1) == torch.arange(
-                self.num_types, device=types.device
-            )
-            x = torch.cat([x, self.product(stacked, one_hot.to(x.dtype))], dim=1)
+        if self.linear_product is not None:
+            mixed = self.linear_product(x)
+            if self.selfmix is not None:
+                mixed = self.selfmix(mixed)
+            if self.product is not None:
+                one_hot = types[:num_local].unsqueeze(1) == torch.arange(
+                    self.num_types, device=types.device
+                )
+                stacked = channels_first(mixed, self.product.channels, self.product_dims)
+                mixed = self.product(stacked, one_hot.to(x.dtype))
+            x = torch.cat([x, mixed], dim=1)
         x = self.linear_2(x)
 
         if self.sc is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import List, Optional, Union
+from typing import List, Optional, Sequence, Union
 
 from nequip.model import nequip_models
 from nequip.model.utils import model_builder
@@ -21,8 +21,13 @@ _OPTIONS = """
         parametrization (str): ``power``, ``paper`` or ``full``, of the product
             (default ``power``)
         views (int): number of copies in ``power`` (default ``4``)
-        product_features (int): channels of the product (default: the smallest multiplicity of
+        product_features (int): channels of the products (default: the smallest multiplicity of
             the layer's features)
+        selfmix (int/List[int]): rank of a product of the messages with themselves, before the
+            many-body product if there is one, for all layers or for each; ``0`` leaves it out
+            (default ``0``)
+        product_parity (bool): with ``parity: true``, the products act on features of both
+            parities, not of natural parity alone (default ``False``)
         others: all arguments of :func:`nequip.model.{stock}`
 
     Raises:
@@ -42,6 +47,8 @@ def _builder(name: str, summary: str):
         parametrization: str = "power",
         views: int = 4,
         product_features: Optional[int] = None,
+        selfmix: Union[int, List[int]] = 0,
+        product_parity: bool = False,
         **kwargs,
     ) -> GraphModel:
         if parametrization not in PARAMETRIZATIONS:
@@ -53,11 +60,12 @@ def _builder(name: str, summary: str):
         _whole("views", views)
         if product_features is not None:
             _whole("product_features", product_features)
-        if isinstance(correlation, (list, tuple)):
-            for entry in correlation:
-                _whole("correlation", entry, MAX_CORRELATION)
-        else:
-            _whole("correlation", correlation, MAX_CORRELATION)
+        for entry in _entries(correlation):
+            _whole("correlation", entry, largest=MAX_CORRELATION)
+        for entry in _entries(selfmix):
+            _whole("selfmix", entry, least=0)
+        if not isinstance(product_parity, bool):
+            raise ValueError(f"product_parity must be true or false, got {product_parity!r}")
         if gaunt_layers is not None and not isinstance(gaunt_layers, (list, tuple)):
             raise ValueError(f"gaunt_layers must be a list of layers, got {gaunt_layers!r}")
         l_max = kwargs.get("l_max", 0)
@@ -69,9 +77,11 @@ def _builder(name: str, summary: str):
             "parametrization": parametrization,
             "views": views,
             "product_features": product_features,
+            "product_parity": product_parity,
             "graph_attrs": kwargs.get("categorical_graph_field_embed") is not None,
         }
-        with _gaunt_layers(gaunt_layers, correlation, options):
+        per_layer = {"correlation": correlation, "selfmix": selfmix}
+        with _gaunt_layers(gaunt_layers, per_layer, options):
             try:
                 return stock(**kwargs)
             except AssertionError as error:
@@ -84,9 +94,13 @@ def _builder(name: str, summary: str):
     return model_builder(build)
 
 
-def _whole(name: str, value: object, largest: Optional[int] = None) -> None:
-    if type(value) is not int or value < 1 or (largest is not None and value > largest):
-        possible = "at least 1" if largest is None else f"1 to {largest}"
+def _entries(option: object) -> Sequence:
+    return option if isinstance(option, (list, tuple)) else [option]
+
+
+def _whole(name: str, value: object, least: int = 1, largest: Optional[int] = None) -> None:
+    if type(value) is not int or value < least or (largest is not None and value > largest):
+        possible = f"at least {least}" if largest is None else f"{least} to {largest}"
         raise ValueError(f"{name} must be a whole number, {possible}, got {value!r}")
 
 
@@ -104,7 +118,7 @@ def _check_features(num_features: object) -> None:
 
 
 @contextlib.contextmanager
-def _gaunt_layers(which: Optional[List[int]], correlation: Union[int, List[int]], options: dict):
+def _gaunt_layers(which: Optional[List[int]], per_layer: dict, options: dict):
     """Let NequIP's builders make Gaunt layers: they offer no argument for the block."""
     stock = nequip_models.ConvNetLayer
     built = 0
@@ -114,12 +128,14 @@ def _gaunt_layers(which: Optional[List[int]], correlation: Union[int, List[int]]
         index, built = built, built + 1
         if which is not None and index not in which:
             return stock(convolution_kwargs=convolution_kwargs, **kwargs)
-        own = correlation
-        if not isinstance(correlation, int):  # a wrong length is said below
-            own = correlation[index] if index < len(correlation) else 1
+        own = {}
+        for name, option in per_layer.items():
+            entries = _entries(option)
+            # a wrong length is said below
+            own[name] = entries[min(index, len(entries) - 1)] if entries else 1
         return stock(
             convolution=GauntInteractionBlock,
-            convolution_kwargs={**convolution_kwargs, **options, "correlation": own},
+            convolution_kwargs={**convolution_kwargs, **options, **own},
             **kwargs,
         )
 
@@ -131,11 +147,11 @@ def _gaunt_layers(which: Optional[List[int]], correlation: Union[int, List[int]]
     wrong = [i for i in which or [] if i not in range(built)]
     if wrong:
         raise ValueError(f"gaunt_layers {wrong} don't exist, the model has layers 0 to {built - 1}")
-    if not isinstance(correlation, int) and len(correlation) != built:
-        raise ValueError(
-            f"correlation must have one entry for each of the {built} layers, got "
-            f"{list(correlation)}"
-        )
+    for name, option in per_layer.items():
+        if isinstance(option, (list, tuple)) and len(option) != built:
+            raise ValueError(
+                f"{name} must have one entry for each of the {built} layers, got {list(option)}"
+            )
 
 
 GauntNequIPGNNModel = _builder("NequIPGNNModel", "NequIP GNN model with Gaunt interaction blocks.")

@@ -120,6 +120,7 @@ def two_heads(workshop):
         E0s=None,
         gaunt_convolution="aligned, grid",
         gaunt_rank="1, 2",
+        gaunt_selfmix="0, 1",
         ema=True,
         swa=True,
         start_swa=1,

@@ -234,6 +234,18 @@ def test_mixed_blocks(first, then, convolution):
     check(first, then, convolution=convolution, product=("power", "stock"), rank=(2, 1))
 
 
+def test_selfmix():
+    blocks = ("GauntInteractionBlock", "GauntResidualInteractionBlock")
+    check(*blocks, product=("power", "stock"), selfmix=(2, 0))
+    without, with_it = make_model(correlation=1), make_model(correlation=1, selfmix=(1,))
+    # Turning the product off leaves the messages, at their scale: sqrt(1/2) where it reaches all.
+    for block in with_it.products:
+        block.selfmix.weight.data.zero_()
+        block.selfmix.weight_self.data.mul_(2**0.5)
+    with_it.load_state_dict(without.state_dict(), strict=False)
+    assert_same(evaluate(with_it, molecule()), evaluate(without, molecule()))
+
+
 def check(first, then, product, **options):
     """The model has the blocks that were asked for, can be rebuilt and goes through TorchScript."""
     model = make_model(first, then, product=product, **options)
@@ -363,6 +375,8 @@ def test_conversion_to_another_backend(from_file, convert):
         ({"convolution": ("fast",)}, "unknown gaunt convolution 'fast'; possible: aligned, grid"),
         ({"rank": (1, 1, 1)}, "got 3 entries for 2 interactions"),
         ({"rank": (0,)}, "gaunt rank must be a whole number, at least 1, got 0"),
+        ({"selfmix": (-1,)}, "gaunt selfmix must be a whole number, at least 0, got -1"),
+        ({"selfmix": (1,), "product": ("power", "stock")}, "selfmix stands before a Gaunt product"),
         ({"views": (1.5,)}, "gaunt views must be a whole number"),
         ({"correlation": 99}, "gaunt correlation must be 1 to"),
         ({"correlation": 4, "product": ("full",)}, "goes up to correlation 3"),

@@ -48,6 +48,14 @@ MODELS = {
     "features per degree": {"num_features": [3, 6, 2], "correlation": [3, 2], "rank": 2},
     "the paper's weights": {"correlation": 4, "parametrization": "paper", "product_features": 3},
     "every coupling": {"correlation": 3, "parametrization": "full"},
+    "selfmix": {"selfmix": [2, 0]},
+    "selfmix and product of both parities": {
+        "parity": True,
+        "num_features": [4, 3, 2],
+        "selfmix": 1,
+        "correlation": [2, 3],
+        "product_parity": True,
+    },
     "neighbours of each type": {"avg_num_neighbors": {"H": 4.0, "C": 7.0, "O": 5.0}},
     "one Gaunt layer of three": {"num_layers": 3, "gaunt_layers": [1], "correlation": [1, 2, 1]},
     "cutoff of each pair": {"per_edge_type_cutoff": {"H": 2.0, "C": {"H": 2.5, "C": 3.0}}},
@@ -329,6 +337,7 @@ def test_options_reach_the_layers():
         rank=3,
         views=2,
         product_features=3,
+        selfmix=[2, 0, 0],
     )
     first, second, third = convolutions(model)
     assert type(second) is InteractionBlock
@@ -336,6 +345,7 @@ def test_options_reach_the_layers():
     assert first.product.channels == 3
     assert third.product is None
     assert [mul for mul, _ in third.linear_1.irreps_out] == 3 * [12]
+    assert first.selfmix.rank == 2 and third.selfmix is None
     copies = {parameter.shape[1] for parameter in first.product.orders[1].parameters()}
     assert copies  # weights per element and copy
     assert all(
@@ -359,6 +369,15 @@ def test_antisymmetric_couplings_are_reached():
         assert features[0][:, part].abs().max() > 1e-7, ir  # stock NequIP: 6e-6 and more
 
 
+def test_product_of_both_parities():
+    options = {"parity": True, "l_max": 1, "num_layers": 3, "correlation": 2}
+    one, two = (
+        convolutions(make_model(**options, product_parity=both))[1].product for both in (False, True)
+    )
+    assert str(one.irreps_in) == "4x0e+4x1o"
+    assert str(two.irreps_in) == "4x0e+4x1o+4x1e"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -372,6 +391,9 @@ def test_antisymmetric_couplings_are_reached():
         ({"correlation": [2, 2.5]}, "correlation must be a whole number, 1 to 8, got 2.5"),
         ({"correlation": [2]}, "one entry for each of the 2 layers"),
         ({"correlation": [2, 2, 2]}, "one entry for each of the 2 layers"),
+        ({"selfmix": -1}, "selfmix must be a whole number, at least 0, got -1"),
+        ({"selfmix": [1]}, "selfmix must have one entry for each of the 2 layers"),
+        ({"product_parity": 1}, "product_parity must be true or false, got 1"),
         ({"correlation": 4, "parametrization": "full"}, "correlation 1 to 3, got 4"),
         ({"gaunt_layers": [0, 2]}, "gaunt_layers \\[2\\] don't exist, .* layers 0 to 1"),
         ({"gaunt_layers": [-1]}, "gaunt_layers \\[-1\\] don't exist"),
