@@ -176,7 +176,8 @@ class _Step(TableModule):
         self, state: torch.Tensor, x: torch.Tensor, node_attrs: torch.Tensor
     ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
         shape = [x.shape[0], self.chains, self.channels]
-        w1, w2 = (node_attrs @ self.weight_in).view(shape + [-1]).split(self.numels, dim=-1)
+        weight_in = (node_attrs @ self.weight_in).view(shape + [sum(self.numels)])
+        w1, w2 = weight_in.split(self.numels, dim=-1)
         # zvci,zvcl,li->zvci
         a = state.index_select(-1, self.take1) * (w1 @ self.repeat1)
         b = x.index_select(-1, self.take2) * (w2 @ self.repeat2)
