@@ -16,6 +16,7 @@ from gaunt_plugin.layers._tables import (
     element_weights,
     repeat_matrix,
 )
+from gaunt_plugin.layers.chains import Chains, chain_outputs, irrep_of
 from gaunt_plugin.layers.nested import NestedProducts
 from gaunt_plugin.layers.parity_powers import ParityPowers, parity_power_rms
 from gaunt_plugin.sphere import (
@@ -27,7 +28,7 @@ from gaunt_plugin.sphere import (
     real_harmonics,
 )
 
-PARAMETRIZATIONS = ("power", "paper", "full")
+PARAMETRIZATIONS = ("power", "paper", "full", "nested")
 MAX_CORRELATION = 8
 
 
@@ -47,13 +48,18 @@ class GauntManyBody(torch.nn.Module):
     ``full``: free weights on a basis of nested products ``P_L[P_k[A_l1 A_l2] A_l3]`` that spans
     every coupling of MACE's symmetric contraction (correlation <= 3).
 
+    ``nested``: ``power`` and, at half of the variance each, chains of products with a weighted
+    projection after each factor (:class:`~gaunt_plugin.layers.chains.Chains`), ``views`` of both.
+    With ``antisymmetric`` a chain's products hold the bracket ``s . (grad A x grad B)`` of
+    different copies, and pseudo outputs are reached from natural inputs.
+
     With pseudo parity ``-(-1)^l`` (``0o``, ``1e``, ...) a channel has a second function P(s). The
     power terms f are those of ``U = A + P`` and ``V = A - P``, with the same weights:
 
     .. math:: B^{natural} = \frac{f(U) + f(V)}{2}, \qquad B^{pseudo} = \frac{f(U) - f(V)}{2}
 
-    which are the products of A and P with an even and an odd number of P (``power`` and ``paper``
-    only; twice the cost).
+    which are the products of A and P with an even and an odd number of P (not in ``full``; twice
+    the cost).
 
     ``<.>`` is the average over the sphere; ``t`` gives each order the root mean square that it has
     in MACE's contraction at initialisation (:func:`gaunt_plugin.sphere.coupling_rms`). Harmonics
@@ -65,8 +71,9 @@ class GauntManyBody(torch.nn.Module):
         irreps_out: same multiplicity.
         correlation: number of factors N, 1 to 8 (``full``: 1 to 3).
         num_elements: size of the one-hot ``node_attrs``.
-        parametrization: ``"power"``, ``"paper"`` or ``"full"``.
-        views: number of copies in ``power``.
+        parametrization: ``"power"``, ``"paper"``, ``"full"`` or ``"nested"``.
+        views: number of copies in ``power``, and of copies and of chains in ``nested``.
+        antisymmetric: whether ``nested`` makes the couplings with ``l1 + l2 + l3`` odd.
 
     Shapes:
         ``x [nodes, channels, sum(2l+1)]``, ``node_attrs [nodes, elements]`` ->
@@ -79,6 +86,8 @@ class GauntManyBody(torch.nn.Module):
     al., NeurIPS 2022, arXiv 2206.07697.
     """
 
+    antisymmetric = False  # as in models pickled by release 0.1
+
     def __init__(
         self,
         irreps_in: Irreps | str,
@@ -87,6 +96,7 @@ class GauntManyBody(torch.nn.Module):
         num_elements: int,
         parametrization: str = "power",
         views: int = 4,
+        antisymmetric: bool = False,
     ) -> None:
         super().__init__()
         self.irreps_in = Irreps(irreps_in)
@@ -114,13 +124,23 @@ class GauntManyBody(torch.nn.Module):
                 "parametrization 'full' takes natural parity (0e, 1o, 2e, ...) only, got "
                 f"{self.irreps_in} -> {self.irreps_out}; use 'power'"
             )
+        if antisymmetric and parametrization != "nested":
+            raise ValueError(
+                f"parametrization {parametrization!r} has no antisymmetric products; use 'nested'"
+            )
         degrees_in, degrees_out = (
             tuple(l for l, _ in functions) for functions in (functions_in, functions_out)
         )
-        random_weights = parametrization == "power"
+        nested = parametrization == "nested"
+        random_weights = nested or parametrization == "power"
         orders = range(2, correlation + 1)
+        chained = []
+        if nested:
+            chained = chain_outputs(functions_in, functions_out, correlation, antisymmetric)
         for L, pseudo in functions_out:
-            if parities:
+            if any(irrep_of(L, pseudo) in irs for irs in chained):
+                reached = True
+            elif parities:
                 reached = (L, pseudo) in functions_in or any(
                     parity_power_rms(functions_in, n, L, pseudo, random_weights) for n in orders
                 )
@@ -133,7 +153,7 @@ class GauntManyBody(torch.nn.Module):
                 )
         self.channels = channels
         self.num_elements = num_elements
-        self.parametrization = parametrization
+        self.parametrization, self.antisymmetric = parametrization, antisymmetric
         # MACE reads this when it extracts a model's configuration.
         self.contraction_degree = correlation
         self.dims_in = sum(2 * l + 1 for l in degrees_in)
@@ -143,7 +163,8 @@ class GauntManyBody(torch.nn.Module):
         args = (degrees_in, degrees_out, channels, num_elements)
         if set(functions_in) & set(functions_out):
             self.orders.append(_Linear(functions_in, functions_out, channels, num_elements))
-        copies = views if parametrization == "power" else 0
+        copies = views if random_weights else 0
+        share = math.sqrt(0.5) if nested else 1.0
         if parities:
             if any(
                 parity_power_rms(functions_in, n, L, pseudo, random_weights)
@@ -152,7 +173,8 @@ class GauntManyBody(torch.nn.Module):
             ):
                 self.orders.append(
                     ParityPowers(
-                        functions_in, functions_out, channels, num_elements, correlation, copies
+                        *(functions_in, functions_out, channels, num_elements),
+                        *(correlation, copies, share),
                     )
                 )
         elif parametrization == "full":
@@ -162,7 +184,14 @@ class GauntManyBody(torch.nn.Module):
         elif any(
             power_rms(degrees_in, n, L, random_weights) > 0 for n in orders for L in degrees_out
         ):
-            self.orders.append(_Powers(*args, correlation, copies))
+            self.orders.append(_Powers(*args, correlation, copies, share))
+        if any(chained):
+            self.orders.append(
+                Chains(
+                    *(functions_in, functions_out, channels, num_elements),
+                    *(correlation, views, antisymmetric),
+                )
+            )
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
         if x.dim() != 3 or x.shape[1] != self.channels or x.shape[2] != self.dims_in:
@@ -189,7 +218,8 @@ class GauntManyBody(torch.nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.irreps_in} -> {self.irreps_out}, correlation={self.contraction_degree}, "
-            f"parametrization={self.parametrization}, elements={self.num_elements}"
+            f"parametrization={self.parametrization}, "
+            f"{'antisymmetric, ' if self.antisymmetric else ''}elements={self.num_elements}"
         )
 
 
@@ -226,7 +256,7 @@ class _Linear(TableModule):
 class _Powers(TableModule):
     """``sum_nu sum_v t_nuL w_znuvcL <F_v^nu Y_LM>``; without copies F is the plain sum."""
 
-    def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation, copies):
+    def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation, copies, share):
         super().__init__()
         self.channels, self.copies = channels, copies
         rule = quadrature(correlation * max(degrees_in) + max(degrees_out))
@@ -251,7 +281,7 @@ class _Powers(TableModule):
             factors = []
             for L in degrees_out:
                 own = power_rms(degrees_in, n, L, random_weights=self.copies > 0)
-                target = coupling_rms(degrees_in, n, L) / math.sqrt(copies)
+                target = share * coupling_rms(degrees_in, n, L) / math.sqrt(copies)
                 factors.append(target / own if own > 0 else 0.0)
             from_grid.append(project * np.sum(repeat_matrix(degrees_out, factors), axis=0))
             reached = [i for i, f in enumerate(factors) if f > 0]

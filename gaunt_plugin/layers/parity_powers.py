@@ -17,6 +17,7 @@ from gaunt_plugin.layers._tables import (
     repeat_matrix,
 )
 from gaunt_plugin.sphere import (
+    coupling_count,
     coupling_rms,
     degree_of_component,
     power_rms,
@@ -37,8 +38,12 @@ def parity_power_rms(
     )
 
 
-def _coupling_rms(functions: Functions, order: int, l_out: int, pseudo_out: bool) -> float:
-    return coupling_rms(_of(functions, False), order, l_out, *_tail(functions, pseudo_out))
+def parity_coupling(
+    functions: Functions, order: int, l_out: int, pseudo_out: bool
+) -> Tuple[int, float]:
+    """``coupling_count`` and ``coupling_rms`` of the sphere, for functions in any order."""
+    arguments = (_of(functions, False), order, l_out, *_tail(functions, pseudo_out))
+    return coupling_count(*arguments), coupling_rms(*arguments)
 
 
 def _of(functions: Functions, pseudo: bool) -> tuple[int, ...]:
@@ -61,6 +66,7 @@ class ParityPowers(TableModule):
         channels, num_elements: one weight per element, channel and term.
         correlation: highest power.
         copies: differently weighted copies of (A, P); 0: the plain sum.
+        share: root mean square of the result, relative to MACE's contraction.
 
     Shapes:
         ``x [nodes, channels, sum(2l+1)]``, ``node_attrs [nodes, elements]`` ->
@@ -75,6 +81,7 @@ class ParityPowers(TableModule):
         num_elements: int,
         correlation: int,
         copies: int,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -119,7 +126,7 @@ class ParityPowers(TableModule):
             for L, pseudo in functions_out:
                 own = parity_power_rms(functions_in, n, L, pseudo, random_weights)
                 if own > 0:
-                    target = _coupling_rms(functions_in, n, L, pseudo)
+                    target = share * parity_coupling(functions_in, n, L, pseudo)[1]
                     row = np.zeros((correlation - 1) * len(pick))
                     row[begin : begin + 2 * L + 1] = (
                         GAIN_OUT * target / own / math.sqrt(self.copies)

@@ -27,6 +27,17 @@ BUILD = {
     ),
     "paper parities": lambda: GauntManyBody("2x0e+2x1o+2x1e", "2x0o+2x0e", 4, ELEMENTS, "paper"),
     "power pseudo": lambda: GauntManyBody("2x1e+2x0o", "2x0e+2x1e", 3, ELEMENTS, views=2),
+    "nested": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, "nested", 2),
+    "nested gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, "nested", 1),
+    "nested parities": lambda: GauntManyBody(
+        "2x1e+2x0e+2x1o+2x2e", "2x0o+2x1o+2x1e", 3, ELEMENTS, "nested", 2
+    ),
+    "nested brackets": lambda: GauntManyBody(
+        "2x0e+2x1o+2x2e", "2x0e+2x1e+2x2o", 3, ELEMENTS, "nested", 2, antisymmetric=True
+    ),
+    "nested parities and brackets": lambda: GauntManyBody(
+        "2x1e+2x0e+2x1o", "2x0o+2x1o+2x1e", 3, ELEMENTS, "nested", 1, antisymmetric=True
+    ),
     "gaunt": lambda: GauntConvolution("2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e"),
     "aligned": lambda: AlignedConvolution("2x0e+2x1o+2x2e", "0e+1o", "2x0e+2x1o+2x2e"),
     "aligned parities": lambda: AlignedConvolution(

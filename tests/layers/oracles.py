@@ -110,7 +110,13 @@ def many_body(layer, x, elements):
             layer.contraction_degree,
             weights.get(f"orders.{order}.weight_in"),
             weights[f"orders.{order}.weight_out"],
+            math.sqrt(0.5) if layer.parametrization == "nested" else 1.0,
         )
+    if layer.parametrization == "nested":
+        irs = {o3.Irrep(l, (-1) ** l): a for l, a in f.items()}
+        total = {o3.Irrep(L, (-1) ** L): a for L, a in out.items()}
+        add_chains(layer, total, irs, elements)
+        out = {ir.l: a for ir, a in total.items()}
     return np.concatenate([out[L].reshape(nodes, -1) for L in ls_out], axis=1)
 
 
@@ -134,7 +140,7 @@ def couple(a, b, l):
     return np.einsum("zci,zcj,ijk->zck", a, b, table)
 
 
-def add_powers(out, f, correlation, weight_in, weight_out):
+def add_powers(out, f, correlation, weight_in, weight_out, share):
     ls = tuple(f)
     nodes, channels = f[ls[0]].shape[:2]
     rows = [
@@ -155,7 +161,7 @@ def add_powers(out, f, correlation, weight_in, weight_out):
         g = {l: u[:, :, i, None] * f[l] / math.sqrt(2 * l + 1) for i, l in enumerate(ls)}
         for i, (nu, L) in enumerate(rows):
             own = power_rms(ls, nu, L, weight_in is not None)
-            scale = coupling_rms(ls, nu, L) / own / math.sqrt(views)
+            scale = share * coupling_rms(ls, nu, L) / own / math.sqrt(views)
             out[L] += GAIN_OUT * scale * weight_out[:, v, :, i, None] * power(g, nu, L)
         for nu in range(2, correlation + 1):
             for L in out:
@@ -187,9 +193,15 @@ def parity_many_body(layer, x, elements):
             own = power_rms(natural, nu, ir.l, weight_in is not None, *tail)
             if own:
                 rows[nu, ir] = coupling_rms(natural, nu, ir.l, *tail) / own
-    weight_out = weights[f"orders.{order}.weight_out"]
-    views = weight_out.shape[1] // (channels * len(rows))
-    weight_out = weight_out.reshape(nodes, views, channels, len(rows))
+                if layer.parametrization == "nested":
+                    rows[nu, ir] *= math.sqrt(0.5)
+    if layer.parametrization == "nested":
+        add_chains(layer, out, f, elements)
+    views = 0
+    if rows:
+        weight_out = weights[f"orders.{order}.weight_out"]
+        views = weight_out.shape[1] // (channels * len(rows))
+        weight_out = weight_out.reshape(nodes, views, channels, len(rows))
     for v in range(views):
         u = np.ones((nodes, channels, len(irs)))
         if weight_in is not None:
@@ -213,6 +225,62 @@ def parity_many_body(layer, x, elements):
             for ir in irs_out:
                 assert (nu, ir) in rows or np.abs(result.get(ir, 0)).max() < 1e-10
     return np.concatenate([part.reshape(nodes, -1) for part in out.values()], axis=1)
+
+
+def add_chains(layer, out, f, elements):
+    """Chains of products of ``nested``, path by path; ``f`` and ``out`` by irrep."""
+    names = {n for n in layer.state_dict() if ".steps." in n}
+    if not names:
+        return
+    prefix = next(iter(names)).split("steps")[0] + "steps."
+    weights = {n.removeprefix(prefix): w.numpy()[elements] for n, w in layer.state_dict().items()}
+    count = 1 + max(int(n.removeprefix(prefix).split(".")[0]) for n in names)
+    irs, irs_out = list(f), list(out)
+    nodes, channels = f[irs[0]].shape[:2]
+    natural, pseudo = (tuple(sorted(ir.l for ir in irs if kind(ir) == k)) for k in (0, 1))
+    lmax = max(ir.l for ir in irs + irs_out)
+    # Forward: what chains give; backward: what of it the later products and outputs need.
+    given, terms = [set(irs)], []
+    for n in range(2, count + 2):
+        found = {
+            c
+            for a in given[-1]
+            for b in irs
+            for c in a * b
+            if c.l <= lmax and (even(a, b, c) or (layer.antisymmetric and (n > 2 or a != b)))
+        }
+        given.append(found)
+        terms.append([])
+        for ir in irs_out:
+            args = (natural, n, ir.l, pseudo, bool(kind(ir)))
+            power = power_rms(*args[:3], True, *args[3:])
+            if ir in found and coupling_rms(*args) and (power or layer.antisymmetric):
+                scale = coupling_rms(*args) if n == 2 else coupling_count(*args) ** -0.5
+                terms[-1].append((ir, scale * math.sqrt(0.5 if power else 1.0)))
+    tables, needed = [], set()
+    for n in range(count, 0, -1):
+        wanted = needed | {ir for ir, _ in terms[n - 1]}
+        tables.insert(0, coupled(given[n - 1], irs, wanted, layer.antisymmetric, same=n == 1))
+        needed = {path[0] for path in tables[0]}
+    used = [[ordered({path[i] for path in t}) for i in range(3)] for t in tables]
+    views = weights["0.weight_in"].shape[1] // (channels * len(used[0][0] + used[0][1]))
+    state = {ir: np.stack([x] * views, axis=1) for ir, x in f.items()}
+    for n, (table, (first, second, _)) in enumerate(zip(tables, used, strict=True)):
+        w = weights[f"{n}.weight_in"].reshape(nodes, views, channels, -1, 1) * GAIN_IN
+        a = {ir: w[..., i, :] * state[ir] for i, ir in enumerate(first)}
+        b = {ir: w[..., len(first) + i, :] * f[ir][:, None] for i, ir in enumerate(second)}
+        state = {}
+        for (i, j, k), t in table.items():
+            state[k] = state.get(k, 0) + np.einsum("zvci,zvcj,ijk->zvck", a[i], b[j], t)
+        if terms[n]:
+            w = weights[f"{n}.weight_out"].reshape(nodes, views, channels, -1, 1)
+            for i, (ir, scale) in enumerate(terms[n]):
+                part = (w[..., i, :] * state[ir]).sum(1)
+                out[ir] += GAIN_OUT * scale / math.sqrt(views) * part
+
+
+def even(*irs):
+    return sum(ir.l for ir in irs) % 2 == 0
 
 
 def node_channels(x, irreps):
@@ -361,15 +429,18 @@ def coupling(ir1, ir2, ir3):
     return bracket(l1, l2)[l3] / math.prod(math.sqrt((2 * l + 1) * l * (l + 1)) for l in (l1, l2))
 
 
-def coupled(irreps1, irreps2, irreps_out, antisymmetric):
-    """All paths and, per path, its coefficients with the scale of its output."""
-    sets = [{ir for _, ir in o3.Irreps(irreps)} for irreps in (irreps1, irreps2, irreps_out)]
+def coupled(irs1, irs2, irs_out, antisymmetric, same=False):
+    """All paths and, per path, its coefficients with the scale of its output.
+
+    ``same``: both factors are the same numbers, times independent random weights.
+    """
+    sets = [set(irs) for irs in (irs1, irs2, irs_out)]
     paths = [
         (a, b, c)
         for a in sets[0]
         for b in sets[1]
         for c in sets[2]
-        if c in a * b and (antisymmetric or (a.l + b.l + c.l) % 2 == 0)
+        if c in a * b and (even(a, b, c) or (antisymmetric and not (same and a == b)))
     ]
     tables = {path: coupling(*path) for path in paths}
     scaled = {}
@@ -377,9 +448,17 @@ def coupled(irreps1, irreps2, irreps_out, antisymmetric):
         to_same = [p for p in paths if p[2] == path[2]]
         odd = sum(ir.l for ir in path) % 2
         own = [p for p in to_same if sum(ir.l for ir in p) % 2 == odd]
-        square = sum(np.sum(tables[p] ** 2) for p in own) / path[2].dim
+        square = sum(mean_square(tables[p], same and p[0] == p[1]) for p in own) / path[2].dim
         scaled[path] = table * math.sqrt(len(own) / len(to_same) / square)
     return scaled
+
+
+def mean_square(table, equal):
+    """Squared norm of the product of two unit normal vectors, or of one with itself."""
+    size = np.sum(table**2)
+    if equal:
+        size += np.sum(table * table.transpose(1, 0, 2)) + np.sum(np.trace(table) ** 2)
+    return size
 
 
 def ordered(irs):
@@ -398,7 +477,8 @@ def by_irrep(x, irreps):
 def tensor_product(layer, x, y, weight):
     """Output of ``GauntTensorProduct``, path by path; ``weight [rows, weight_numel]``."""
     odd = any(path.antisymmetric for path in layer.paths)
-    paths = coupled(layer.irreps_in1, layer.irreps_in2, layer.irreps_out, odd)
+    sides = (layer.irreps_in1, layer.irreps_in2, layer.irreps_out)
+    paths = coupled(*({ir for _, ir in side} for side in sides), odd)
     used = [ordered({path[i] for path in paths}) for i in range(3)]
     sides = (by_irrep(x, layer.irreps_in1), by_irrep(y, layer.irreps_in2))
     uuu, rows = layer.mode == "uuu", len(x)
@@ -489,12 +569,7 @@ def selfmix(layer, x):
                     "rc,rc,rc,nci,ncj,ijk->nck",
                     *(w[0][a], w[1][b], w[2][c], features[a], features[b], table),
                 )
-                # E x_i x_j x_k x_l of one unit normal vector, or of two
-                size = np.sum(table**2)
-                if a == b:
-                    size += np.sum(table * table.transpose(1, 0, 2))
-                    size += np.sum(np.trace(table) ** 2)
-                square += size / c.dim
+                square += mean_square(table, a == b) / c.dim
             if own:
                 share = len(own) / len(to_same)
                 total = total + value * math.sqrt(share / square / layer.rank)

@@ -25,6 +25,15 @@ MANY_BODY = {
     "no element": (("4x0e", "4x0e", 2, 0), r"num_elements .*got 0"),
     "parametrization": (("4x0e", "4x0e", 2, 2, "cg"), r"'cg'.*power, paper, full"),
     "full beyond 3": (("4x0e", "4x0e", 4, 2, "full"), r"got 4.*'power'"),
+    "brackets of powers": (
+        ("4x1o", "4x0e", 2, 2, "power", 4, True),
+        r"'power' has no antisymmetric products; use 'nested'",
+    ),
+    # two factors of one channel: {A, A} = 0
+    "bracket of a degree with itself": (
+        ("4x1o", "4x0e+4x1e", 2, 2, "nested", 4, True),
+        r"pseudo degree 1 in irreps_out 4x0e\+4x1e",
+    ),
     "views": (("4x0e", "4x0e", 2, 2, "power", 0), r"views .*got 0"),
     "parity unreachable": (("4x0e+4x2e", "4x1o", 3, 2), r"degree 1 in irreps_out 4x1o"),
     "degree unreachable": (("4x0e+4x1o", "4x0e+4x4e", 3, 2), r"up to 3 factors.*degree 4"),

@@ -145,6 +145,19 @@ def test_powers_of_both_parities_carry_chirality_on():
     assert odd.abs().max() > 1e-3
 
 
+def test_chains_with_brackets_see_mirror_images_of_one_density():
+    """From natural input of one channel: four factors to the first pseudoscalar."""
+    positions = structures()
+    a = density(positions, NATURAL)
+    x = torch.cat([p.view(len(a), CHANNELS, -1) for p in a.split([3, 9, 15, 21], dim=1)], dim=2)
+    layer = GauntManyBody(NATURAL, "3x0e+3x0o", 4, 1, "nested", antisymmetric=True)
+    with torch.no_grad():
+        even, odd = layer(x, torch.ones(len(a), 1)).split(3, dim=1)
+    assert_close(even[:STRUCTURES], even[STRUCTURES:], "equivariance")
+    assert_close(odd[:STRUCTURES], -odd[STRUCTURES:], "equivariance")
+    assert odd.abs().max() > 1e-3
+
+
 def test_symmetric_product_alone_cannot_build_the_pseudovector():
     with pytest.raises(ValueError, match=r"no symmetric product .* reaches 1e"):
         GauntTensorProduct(NATURAL, NATURAL, HIDDEN, antisymmetric=False)

@@ -16,6 +16,10 @@ SMALL = {
     "power": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, views=1),
     "paper": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 4, cases.ELEMENTS, "paper"),
     "full": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, "full"),
+    "nested": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, "nested", 1),
+    "nested brackets": lambda: GauntManyBody(
+        "0e+1o+2e", "1e+2o", 3, cases.ELEMENTS, "nested", 1, antisymmetric=True
+    ),
     "gaps": lambda: GauntManyBody("1o+3o", "0e+2e", 2, cases.ELEMENTS, views=1),
     "power parities": lambda: GauntManyBody("1e+0e+1o", "0o+1e", 3, cases.ELEMENTS, views=1),
     "gaunt": lambda: GauntConvolution("0e+1o", "0e+1o+2e", "0e+1o+2e"),
@@ -89,6 +93,7 @@ LARGE = {
     # More numbers on the grid, or in messages, than the layers treat at once.
     "power": lambda: GauntManyBody("32x0e+32x1o", "32x0e+32x1o", 3, cases.ELEMENTS),
     "paper": lambda: GauntManyBody("64x0e+64x1o", "64x0e+64x1o", 4, cases.ELEMENTS, "paper"),
+    "nested": lambda: GauntManyBody("16x0e+16x1o", "16x0e+16x1o", 3, cases.ELEMENTS, "nested"),
     "full": lambda: GauntManyBody("16x0e+16x1o", "16x0e+16x1o", 3, cases.ELEMENTS, "full"),
     "gaunt": lambda: GauntConvolution("8x0e+8x1o", "0e+1o", "8x0e+8x1o"),
     "aligned": lambda: AlignedConvolution("256x1o", "1o", "256x1o"),

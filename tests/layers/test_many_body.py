@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from ..tolerances import assert_close
 from . import cases
 
 LS = "0e+1o+2e+3o"
-PARAMETRIZATIONS = ["power", "paper", "full"]
+PARAMETRIZATIONS = ["power", "paper", "full", "nested"]
 
 
 def outputs_per_weight(layer, x, one_hot):
@@ -60,6 +61,70 @@ def test_the_other_parametrizations_do_not_span_it():
     basis = outputs_per_weight(paper, x, one)
     rest = y - basis @ torch.linalg.lstsq(basis, y, driver="gelsd").solution
     assert rest.norm() > 0.1 * y.norm()
+
+
+def independent_couplings(irreps_in, ir, order):
+    """Multiplicity of an irrep in the symmetric power of order 2 or 3, from characters."""
+    angle = 2 * math.pi * (np.arange(64) + 0.5) / 64
+    total = 0
+    for inverted in (False, True):
+
+        def character(k, irreps, inverted=inverted):
+            return sum(
+                (x.p**k if inverted else 1)
+                * sum(np.cos(m * k * angle) for m in range(-x.l, x.l + 1))
+                for _, x in o3.Irreps(irreps)
+            )
+
+        one, two, three = (character(k, irreps_in) for k in (1, 2, 3))
+        power = (one**2 + two) / 2 if order == 2 else (one**3 + 3 * one * two + 2 * three) / 6
+        total += np.mean((1 - np.cos(angle)) * power * character(1, ir)) / 2
+    assert abs(total - round(total)) < 1e-10
+    return round(total)
+
+
+def span(ir, order, parametrization, samples=24, **options):
+    """Dimension of the span of the terms of one order, over random weights."""
+    x, scales = torch.randn(8, 1, 16), torch.linspace(-1, 1, 5)
+    vandermonde = torch.stack([scales**k for k in range(order + 1)], dim=1)
+    columns = []
+    for _ in range(samples):
+        layer = GauntManyBody(LS, ir, order, 1, parametrization, views=1, **options)
+        with torch.no_grad():
+            y = torch.stack([layer(s * x, torch.ones(8, 1)).flatten() for s in scales])
+        columns.append(torch.linalg.lstsq(vandermonde, y).solution[order])
+    values = torch.linalg.svdvals(torch.stack(columns, dim=1))
+    return int((values > 1e-9 * values[0]).sum())
+
+
+@pytest.mark.parametrize("ir", ["0e", "1o", "2e", "3o"])
+def test_nested_products_span_every_symmetric_coupling(ir):
+    couplings = independent_couplings(LS, ir, 3)
+    assert couplings == {"0e": 8, "1o": 12, "2e": 14, "3o": 15}[ir]
+    assert span(ir, 3, "nested") == couplings
+    assert span(ir, 2, "nested") == independent_couplings(LS, ir, 2)
+    if ir != "0e":
+        assert span(ir, 3, "power") < couplings
+
+
+@pytest.mark.parametrize("ir", ["1o", "2o", "1e", "3e"])
+def test_brackets_span_every_coupling(ir):
+    for order in (2, 3):
+        couplings = independent_couplings(LS, ir, order)
+        if couplings:
+            assert span(ir, order, "nested", antisymmetric=True) == couplings
+        else:
+            assert (ir, order) == ("1e", 2)
+
+
+def test_zero_pseudoscalar_of_three_factors_is_refused():
+    """A_1 . (A_2 x A_3) needs three different degrees with an odd sum: 2, 3, 4 are the first."""
+    assert independent_couplings(LS, "0o", 3) == 0
+    with pytest.raises(ValueError, match="pseudo degree 0"):
+        GauntManyBody(LS, "0o", 3, 1, "nested", antisymmetric=True)
+    layer = GauntManyBody("2e+3o+4e", "0o", 3, 1, "nested", antisymmetric=True)
+    x = torch.randn(5, 1, 21)
+    assert layer(x, torch.ones(5, 1)).abs().min() > 0
 
 
 @pytest.mark.parametrize("correlation", [1, 2, 3])

@@ -71,17 +71,19 @@ def check_many_body(layer, nodes):
         min_size=1,
         max_size=4,
     ),
-    st.sampled_from(["power", "paper"]),
+    st.sampled_from(["power", "paper", "nested", "brackets"]),
     st.integers(2, 4),
     st.integers(1, 2),
     SEED,
 )
-def test_powers_of_both_parities(irs, parametrization, correlation, mul, seed):
+def test_products_of_both_parities(irs, parametrization, correlation, mul, seed):
     irs = list(dict.fromkeys([*irs, o3.Irrep("1e")]))  # at least one of pseudo parity
     torch.manual_seed(seed)
     out = list(dict.fromkeys([*reversed(irs), o3.Irrep("0e")]))
     both = [o3.Irreps([(mul, ir) for ir in side]) for side in (irs, out)]
-    layer = GauntManyBody(*both, correlation, 2, parametrization, views=2)
+    brackets = parametrization == "brackets"
+    name = "nested" if brackets else parametrization
+    layer = GauntManyBody(*both, correlation, 2, name, views=2, antisymmetric=brackets)
     elements = torch.tensor([0, 1, 1])
     one_hot = torch.nn.functional.one_hot(elements, 2).to(torch.float64)
     x = torch.randn(3, mul, sum(ir.dim for ir in irs))
@@ -96,6 +98,11 @@ def test_power(layer, nodes):
 
 @given(many_body_layers("paper"), st.integers(1, 4))
 def test_paper(layer, nodes):
+    check_many_body(layer, nodes)
+
+
+@given(many_body_layers("nested"), st.integers(1, 4))
+def test_nested(layer, nodes):
     check_many_body(layer, nodes)
 
 

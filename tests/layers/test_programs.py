@@ -140,7 +140,7 @@ def test_torch_compile_has_no_graph_break(name):
     assert_same_program(compiled, layer, cases.arguments(layer, cases.inputs(layer)))
 
 
-@pytest.mark.parametrize("name", ["power", "full", "gaunt", "aligned", "product mixed"])
+@pytest.mark.parametrize("name", ["power", "full", "nested", "gaunt", "aligned", "product mixed"])
 def test_torch_compile_serves_all_sizes_with_one_graph(name):
     torch.compiler.reset()
     layer = cases.BUILD[name]()

@@ -27,6 +27,10 @@ HIGH = {
     "gaunt, lmax 8": lambda: GauntConvolution(irreps(2, 8), irreps(1, 8), irreps(2, 8)),
     "aligned, lmax 8": lambda: AlignedConvolution(irreps(2, 8), irreps(1, 1), irreps(2, 8)),
     "power, correlation 8": lambda: GauntManyBody(irreps(2, 2), irreps(2, 2), 8, 3, views=2),
+    "nested, correlation 8": lambda: GauntManyBody(
+        both(2, 1), both(2, 2), 8, 3, "nested", 1, antisymmetric=True
+    ),
+    "nested, lmax 8": lambda: GauntManyBody(irreps(2, 8), irreps(2, 8), 3, 3, "nested", 2),
     "paper, correlation 8": lambda: GauntManyBody(irreps(2, 8), irreps(2, 1), 8, 3, "paper"),
     "product, lmax 10": lambda: GauntTensorProduct(both(2, 10), both(2, 10), both(2, 10), "uuu"),
     "product mixed, lmax 6": lambda: GauntTensorProduct(both(1, 6), both(2, 4), both(3, 6)),

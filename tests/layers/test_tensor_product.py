@@ -158,7 +158,7 @@ def test_one_layer_is_any_fully_connected_tensor_product():
         for v in range(sides[1][ins.i_in2].mul)
     ]
     layer = GauntTensorProduct(*sides, rank=len(terms))
-    tables = oracles.coupled(*sides, True)
+    tables = oracles.coupled(*({ir for _, ir in side} for side in sides), True)
     used = [ordered_irreps(layer, i) for i in range(3)]
     w = [
         {ir: np.zeros((muls(side, ir), len(terms))) for ir in irs}

@@ -1,0 +1,215 @@
+"""Chains of products with a projection after each: the ``nested`` part of a many-body product."""
+
+from __future__ import annotations
+
+import math
+from typing import List, Optional, Tuple
+
+import numpy as np
+import torch
+
+from gaunt_plugin.layers._irreps import Irrep, Irreps
+from gaunt_plugin.layers._sphere_product import SphereProduct, kind_of
+from gaunt_plugin.layers._tables import (
+    GAIN_IN,
+    GAIN_OUT,
+    TableModule,
+    element_weights,
+    repeat_matrix,
+)
+from gaunt_plugin.layers.parity_powers import Functions, parity_coupling, parity_power_rms
+from gaunt_plugin.layers.paths import Path, reachable_paths
+
+
+def irrep_of(l: int, pseudo: bool) -> Irrep:
+    """Irrep of a function's degree and kind."""
+    return Irrep(l, (-1) ** (l + pseudo))
+
+
+def chain_outputs(
+    functions_in: Functions, functions_out: Functions, correlation: int, antisymmetric: bool
+) -> List[List[Irrep]]:
+    """Irreps of the output that chains of 2, 3, ... ``correlation`` factors give."""
+    one = _single(irrep_of(*f) for f in functions_in)
+    top = max(l for l, _ in functions_in + functions_out)
+    state, out = one, []
+    for n in range(2, correlation + 1):
+        state = _single(
+            path.irreps[2] for path in _paths(state, one, _every(top), antisymmetric, first=n == 2)
+        )
+        irs = [ir for _, ir in state]
+        out.append(
+            [
+                irrep_of(l, pseudo)
+                for l, pseudo in functions_out
+                if irrep_of(l, pseudo) in irs
+                # Couplings that vanish because all factors are equal are zero in both.
+                and parity_coupling(functions_in, n, l, pseudo)[1] > 0
+                and (antisymmetric or parity_power_rms(functions_in, n, l, pseudo, True) > 0)
+            ]
+        )
+    return out
+
+
+class Chains(torch.nn.Module):
+    r"""Products of n differently weighted copies, projected and weighted anew after each factor.
+
+    Per element z, channel c and chain v, with ``F_k`` weighted copies of the input,
+
+    .. math:: T^{(1)} = F_{v1}, \qquad T^{(n)} = P\Big[\sum_l w_{zvcnl}\, P_l T^{(n-1)},\; F_{vn}
+       \Big], \qquad B_{LM} = \sum_{n=2}^{N} \frac{t_{nL}}{\sqrt V} \sum_v w_{znvcL}\,
+       T^{(n)}_{vLM}
+
+    P is the product of :class:`~gaunt_plugin.layers.GauntTensorProduct`, on degrees up to the
+    highest of input and output; with ``antisymmetric`` it holds ``s . (grad A x grad B)``. One free
+    weight per degree between any two factors is what plain powers lack: sums of chains span all
+    nested couplings of these degrees. Costs grow linearly in N, on a grid that doesn't grow.
+
+    For unit normal input the first product has unit variance exactly; later ones have it for
+    independent factors, which is how MACE normalises a path, and ``t_nL`` is MACE's scale of
+    order n, ``P^(-1/2)`` with P the number of its paths. Where powers reach the output too, each
+    of both has half of the variance.
+
+    Args:
+        functions_in, functions_out: irreps of a channel as (degree, pseudo), in order.
+        channels, num_elements: one weight per element, channel and term.
+        correlation: N, at least 2.
+        chains: V.
+        antisymmetric: whether brackets are made.
+
+    Shapes:
+        ``x [nodes, channels, sum(2l+1)]``, ``node_attrs [nodes, elements]`` ->
+        ``[nodes, channels, sum(2L+1)]``.
+    """
+
+    def __init__(
+        self,
+        functions_in: Functions,
+        functions_out: Functions,
+        channels: int,
+        num_elements: int,
+        correlation: int,
+        chains: int,
+        antisymmetric: bool,
+    ) -> None:
+        super().__init__()
+        outputs = chain_outputs(functions_in, functions_out, correlation, antisymmetric)
+        while not outputs[-1]:
+            outputs.pop()
+        one = _single(irrep_of(*f) for f in functions_in)
+        top = _every(max(l for l, _ in functions_in + functions_out))
+        # Forward: what each product can give; backward: what of it is needed later.
+        states = [one]
+        for i in range(len(outputs)):
+            paths = _paths(states[-1], one, top, antisymmetric, first=i == 0)
+            states.append(_single(path.irreps[2] for path in paths))
+        needed: List[Irrep] = []
+        paths_of: List[List[Path]] = []
+        for i in reversed(range(len(outputs))):
+            wanted = _single([*needed, *outputs[i]])
+            paths_of.insert(0, _paths(states[i], one, wanted, antisymmetric, first=i == 0))
+            needed = [path.irreps[0] for path in paths_of[0]]
+
+        irs_in, irs_out = ([irrep_of(*f) for f in fs] for fs in (functions_in, functions_out))
+        self.steps = torch.nn.ModuleList()
+        state = irs_in
+        for i, paths in enumerate(paths_of):
+            scales = {}
+            for ir in outputs[i]:
+                l, pseudo = ir.l, bool(kind_of(ir))
+                count, rms = parity_coupling(functions_in, i + 2, l, pseudo)
+                shared = parity_power_rms(functions_in, i + 2, l, pseudo, True) > 0
+                scale = rms if i == 0 else count**-0.5
+                scales[ir] = scale * math.sqrt((0.5 if shared else 1.0) / chains)
+            step = _Step(
+                paths, i == 0, state, irs_in, irs_out, scales, channels, num_elements, chains
+            )
+            self.steps.append(step)
+            state = step.product.irreps3
+
+    def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+        x = x.unsqueeze(1)
+        state = x
+        out: Optional[torch.Tensor] = None
+        for step in self.steps:
+            state, part = step(state, x, node_attrs)
+            if part is not None:
+                out = part if out is None else out + part
+        assert out is not None
+        return out
+
+
+class _Step(TableModule):
+    """One factor more, and the terms of this order."""
+
+    def __init__(
+        self, paths, same, state, irs_in, irs_out, scales, channels, num_elements, chains
+    ) -> None:
+        super().__init__()
+        self.channels, self.chains = channels, chains
+        self.product = SphereProduct(paths, same=same)
+        used = (self.product.irreps1, self.product.irreps2)
+        for name, have, want in zip("12", (state, irs_in), used):
+            self.register_table(f"take{name}", _components(have, want))
+            repeat = GAIN_IN * repeat_matrix([ir.l for ir in want])
+            self.register_table(f"repeat{name}", repeat)
+        self.numels = [len(irs) for irs in used]
+        self.weight_in = element_weights(
+            num_elements, chains, channels, sum(self.numels), std=1 / GAIN_IN
+        )
+        # Terms: their weights on the product's components, and where those are in the output.
+        made = self.product.irreps3
+        rows = repeat_matrix([ir.l for ir in made])[[made.index(ir) for ir in scales]]
+        scale = GAIN_OUT * np.array(list(scales.values()))
+        self.register_table("repeat_out", rows * scale[:, None])
+        place = np.zeros((sum(ir.dim for ir in made), sum(ir.dim for ir in irs_out)))
+        if scales:
+            place[_components(made, list(scales)), _components(irs_out, list(scales))] = 1.0
+            self.weight_out = element_weights(
+                num_elements, chains, channels, len(scales), std=1 / GAIN_OUT
+            )
+        else:
+            self.register_buffer("weight_out", None)
+        self.register_table("place", place)
+
+    def forward(
+        self, state: torch.Tensor, x: torch.Tensor, node_attrs: torch.Tensor
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        shape = [x.shape[0], self.chains, self.channels]
+        weight_in = (node_attrs @ self.weight_in).view(shape + [sum(self.numels)])
+        w1, w2 = weight_in.split(self.numels, dim=-1)
+        # zvci,zvcl,li->zvci
+        a = state.index_select(-1, self.take1) * (w1 @ self.repeat1)
+        b = x.index_select(-1, self.take2) * (w2 @ self.repeat2)
+        c = self.product(a.flatten(0, 2), b.flatten(0, 2))
+        c = c.view(shape + [c.shape[1]])
+        weight_out = self.weight_out
+        if weight_out is None:
+            return c, None
+        w3 = (node_attrs @ weight_out).view(shape + [self.repeat_out.shape[0]])
+        # zvck,zvcl,lk->zck, zck,kj->zcj
+        return c, (c * (w3 @ self.repeat_out)).sum(1) @ self.place
+
+
+def _single(irreps) -> Irreps:
+    return Irreps([(1, ir) for ir in sorted(set(irreps))])
+
+
+def _every(lmax: int) -> Irreps:
+    return _single(irrep_of(l, pseudo) for l in range(lmax + 1) for pseudo in (False, True))
+
+
+def _paths(state, one, wanted, antisymmetric: bool, first: bool) -> List[Path]:
+    """Paths of one product; the bracket of a degree of the input with itself is zero."""
+    return [
+        path
+        for path in reachable_paths(state, one, wanted, antisymmetric)
+        if not (first and path.antisymmetric and path.irreps[0] == path.irreps[1])
+    ]
+
+
+def _components(have: List[Irrep], want: List[Irrep]) -> np.ndarray:
+    """Indices of the components of ``want`` among those of ``have``."""
+    starts = np.cumsum([0] + [ir.dim for ir in have])
+    parts = [starts[have.index(ir)] + np.arange(ir.dim) for ir in want]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
