@@ -24,7 +24,6 @@ from gaunt_plugin.layers import (
     GauntManyBody,
     GauntSelfmix,
 )
-from gaunt_plugin.layers._irreps import degrees_of
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
 
@@ -94,10 +93,11 @@ class GauntInteractionBlock(_GauntInteraction, stock.RealAgnosticInteractionBloc
     Args:
         convolution: ``"aligned"`` or ``"grid"``.
         rank: channels in the convolution per channel of the model.
-        others: as in the stock block; natural parity only.
+        others: as in the stock block.
 
     Raises:
-        ValueError: irreps with pseudo parity or unequal multiplicities; another backend's options.
+        ValueError: irreps of unequal multiplicities, pseudo parity in ``"grid"``; another backend's
+            options.
     """
 
 
@@ -156,7 +156,7 @@ class GauntProductBasisBlock(torch.nn.Module):
         num_elements: size of the one-hot ``node_attrs``.
         use_sc: add the self-connection.
         use_agnostic_product: one set of weights for all elements.
-        parametrization, views: see :class:`~gaunt_plugin.layers.GauntManyBody`.
+        parametrization, views, antisymmetric: see :class:`~gaunt_plugin.layers.GauntManyBody`.
         selfmix: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` that the messages pass first;
             0 leaves it out.
 
@@ -176,13 +176,12 @@ class GauntProductBasisBlock(torch.nn.Module):
         parametrization: str = "power",
         views: int = 4,
         selfmix: int = 0,
+        antisymmetric: bool = False,
     ) -> None:
         super().__init__()
         self.use_sc = use_sc
         self.use_agnostic_product = use_agnostic_product
         target_irreps = o3.Irreps(target_irreps)
-        # Messages have natural parity, and their products too.
-        degrees_of(target_irreps, "hidden_irreps")
         self.selfmix = GauntSelfmix(node_feats_irreps, rank=selfmix) if selfmix else None
         self.symmetric_contractions = GauntManyBody(
             node_feats_irreps,
@@ -191,6 +190,7 @@ class GauntProductBasisBlock(torch.nn.Module):
             1 if use_agnostic_product else num_elements,
             parametrization,
             views,
+            antisymmetric,
         )
         self.linear = Linear(
             target_irreps, target_irreps, internal_weights=True, shared_weights=True

@@ -21,9 +21,11 @@ class GauntConfig:
     model again. Stock blocks that are handed these options raise.
 
     Attributes:
-        product: ``"power"``, ``"paper"``, ``"full"`` (see
+        product: ``"power"``, ``"paper"``, ``"full"``, ``"nested"`` (see
             :class:`~gaunt_plugin.layers.GauntManyBody`) or ``"stock"`` (MACE's CG contraction).
-        views: copies of the input in ``power``.
+        views: copies of the input in ``power`` and ``nested``.
+        antisymmetric: whether ``nested`` products have antisymmetric couplings, which make pseudo
+            parity (0o, 1e, ...) from natural parity.
         correlation: factors per product; empty: MACE's ``correlation`` everywhere.
         convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`) or ``"grid"``
             (:class:`~gaunt_plugin.layers.GauntConvolution`); used by Gaunt interaction blocks.
@@ -38,6 +40,7 @@ class GauntConfig:
     convolution: tuple[str, ...] = ("aligned",)
     rank: tuple[int, ...] = (1,)
     selfmix: tuple[int, ...] = (0,)
+    antisymmetric: tuple[bool, ...] = (False,)
 
     def resolve(self, num_layers: int, correlation: int | list[int]) -> GauntConfig:
         """One checked entry per layer.
@@ -73,6 +76,14 @@ class GauntConfig:
                 if type(entry) is not int or entry < least or (top and entry > top):
                     limit = f"1 to {top}" if top else f"a whole number, at least {least}"
                     raise ValueError(f"gaunt {name} must be {limit}, got {entry!r}")
+        for product, antisymmetric in zip(values["product"], values["antisymmetric"]):
+            if type(antisymmetric) is not bool:
+                raise ValueError(f"gaunt antisymmetric must be true or false, got {antisymmetric!r}")
+            if antisymmetric and product != "nested":
+                raise ValueError(
+                    "gaunt antisymmetric belongs to product 'nested'; use false in layers with "
+                    f"product {product!r}"
+                )
         for product, selfmix in zip(values["product"], values["selfmix"]):
             if selfmix and product == "stock":
                 raise ValueError(

@@ -65,6 +65,7 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
                     parametrization=config.product[i],
                     views=config.views[i],
                     selfmix=config.selfmix[i],
+                    antisymmetric=config.antisymmetric[i],
                 )
         self.cueq_config = config
 

@@ -40,6 +40,12 @@ def _entries(kind):
     return parse
 
 
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError  # argparse says which option it was
+    return text.lower() == "true"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the Gaunt blocks; defaults become Gaunt blocks throughout."""
     group = parser.add_argument_group(
@@ -58,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gaunt_views",
         type=_entries(int),
         default=_DEFAULTS.views,
-        help="copies of the features in the product 'power'",
+        help="copies of the features in the products 'power' and 'nested'",
     )
     group.add_argument(
         "--gaunt_correlation",
@@ -85,6 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rank of a product of the messages with themselves before the many-body product; 0: "
         "none",
     )
+    group.add_argument(
+        "--gaunt_antisymmetric",
+        type=_entries(_true_or_false),
+        default=_DEFAULTS.antisymmetric,
+        help="antisymmetric couplings in the product 'nested': they make pseudo parity (0o, 1e, "
+        "...), which --hidden_irreps may have then",
+    )
     parser.set_defaults(
         interaction="GauntResidualInteractionBlock",
         interaction_first="GauntResidualInteractionBlock",
@@ -99,6 +112,7 @@ def _config(args: argparse.Namespace) -> GauntConfig:
         convolution=args.gaunt_convolution,
         rank=args.gaunt_rank,
         selfmix=args.gaunt_selfmix,
+        antisymmetric=args.gaunt_antisymmetric,
     )
 
 

@@ -33,7 +33,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             type_names, avg_num_neighbors: as in the stock block.
         rank: channels in the convolution per channel of the features.
         correlation: number of factors of the many-body product; 1 leaves it out.
-        parametrization, views: see :class:`~gaunt_plugin.layers.GauntManyBody`.
+        parametrization, views, antisymmetric: see :class:`~gaunt_plugin.layers.GauntManyBody`.
         product_features: channels of the products; default: the smallest multiplicity in
             ``irreps_out``.
         selfmix: rank of the :class:`~gaunt_plugin.layers.GauntSelfmix`; 0 leaves it out.
@@ -62,6 +62,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         product_features: Optional[int] = None,
         selfmix: int = 0,
         product_parity: bool = False,
+        antisymmetric: bool = False,
         graph_attrs: bool = False,
     ) -> None:
         super().__init__()
@@ -130,7 +131,13 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                 outputs = {ir for _, ir in irreps_out} & reached
                 product_out = Irreps([(channels, ir) for ir in ordered(outputs)])
                 self.product = GauntManyBody(
-                    product_in, product_out, correlation, self.num_types, parametrization, views
+                    product_in,
+                    product_out,
+                    correlation,
+                    self.num_types,
+                    parametrization,
+                    views,
+                    antisymmetric,
                 )
             self.product_dims = [ir.dim for _, ir in product_in]
             messages = messages + product_out

@@ -18,9 +18,9 @@ _OPTIONS = """
         rank (int): channels in the convolution per channel of the features (default ``1``)
         correlation (int/List[int]): number of factors of the many-body product after each
             convolution, for all layers or for each; ``1`` leaves it out (default ``1``)
-        parametrization (str): ``power``, ``paper`` or ``full``, of the product
+        parametrization (str): ``power``, ``paper``, ``full`` or ``nested``, of the product
             (default ``power``)
-        views (int): number of copies in ``power`` (default ``4``)
+        views (int): number of copies in ``power`` and ``nested`` (default ``4``)
         product_features (int): channels of the products (default: the smallest multiplicity of
             the layer's features)
         selfmix (int/List[int]): rank of a product of the messages with themselves, before the
@@ -28,6 +28,8 @@ _OPTIONS = """
             (default ``0``)
         product_parity (bool): with ``parity: true``, the products act on features of both
             parities, not of natural parity alone (default ``False``)
+        antisymmetric (bool): whether products ``nested`` have antisymmetric couplings, which
+            make pseudo parity from natural parity (default ``False``)
         others: all arguments of :func:`nequip.model.{stock}`
 
     Raises:
@@ -49,6 +51,7 @@ def _builder(name: str, summary: str):
         product_features: Optional[int] = None,
         selfmix: Union[int, List[int]] = 0,
         product_parity: bool = False,
+        antisymmetric: bool = False,
         **kwargs,
     ) -> GraphModel:
         if parametrization not in PARAMETRIZATIONS:
@@ -64,8 +67,14 @@ def _builder(name: str, summary: str):
             _whole("correlation", entry, largest=MAX_CORRELATION)
         for entry in _entries(selfmix):
             _whole("selfmix", entry, least=0)
-        if not isinstance(product_parity, bool):
-            raise ValueError(f"product_parity must be true or false, got {product_parity!r}")
+        flags = {"product_parity": product_parity, "antisymmetric": antisymmetric}
+        for flag, value in flags.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{flag} must be true or false, got {value!r}")
+        if antisymmetric and parametrization != "nested":
+            raise ValueError(
+                f"antisymmetric belongs to parametrization 'nested', got {parametrization!r}"
+            )
         if gaunt_layers is not None and not isinstance(gaunt_layers, (list, tuple)):
             raise ValueError(f"gaunt_layers must be a list of layers, got {gaunt_layers!r}")
         l_max = kwargs.get("l_max", 0)
@@ -77,7 +86,7 @@ def _builder(name: str, summary: str):
             "parametrization": parametrization,
             "views": views,
             "product_features": product_features,
-            "product_parity": product_parity,
+            **flags,
             "graph_attrs": kwargs.get("categorical_graph_field_embed") is not None,
         }
         per_layer = {"correlation": correlation, "selfmix": selfmix}

@@ -315,10 +315,12 @@ def test_wrong_options_are_said_before_training(workshop):
     folder = workshop.folder("wrong")
     for options, message in [
         ({"gaunt_product": "cg"}, "unknown gaunt product 'cg'"),
+        ({"gaunt_antisymmetric": "maybe"}, "argument --gaunt_antisymmetric: invalid list of"),
+        ({"gaunt_antisymmetric": "true"}, "antisymmetric belongs to product 'nested'"),
         ({"gaunt_rank": "1, 1, 1"}, "got 3 entries for 2 interactions"),
         ({"gaunt_views": 0}, "gaunt views must be a whole number"),
         ({"model": "AtomicDipolesMACE"}, "builds --model MACE or ScaleShiftMACE"),
-        ({"hidden_irreps": "4x0e + 4x1e"}, "parity"),
+        ({"hidden_irreps": "4x0e + 4x1e"}, "reaches pseudo degree 1 in irreps_out 4x0e+4x1e"),
     ]:
         output = workshop.train(folder, plugin="gaunt", fails=True, **options)
         assert message in output

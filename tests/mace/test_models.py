@@ -43,6 +43,7 @@ def make_model(
     hidden="4x0e + 4x1o",
     cls=ScaleShiftMACE,
     correlation=2,
+    max_ell=2,
     heads=("Default",),
     seed=0,
     **gaunt,
@@ -56,7 +57,7 @@ def make_model(
         r_max=3.0,
         num_bessel=4,
         num_polynomial_cutoff=5,
-        max_ell=2,
+        max_ell=max_ell,
         interaction_cls=classes[then],
         interaction_cls_first=classes[first],
         num_interactions=2,
@@ -67,7 +68,7 @@ def make_model(
         atomic_energies=np.outer(np.arange(1, n + 1), [-1.0, -2.0, -3.0]),
         avg_num_neighbors=6.0,
         atomic_numbers=ELEMENTS,
-        correlation=correlation,
+        correlation=list(correlation) if isinstance(correlation, tuple) else correlation,
         radial_MLP=[8],
         heads=list(heads),
         atomic_inter_scale=np.linspace(1.0, 2.0, n),
@@ -208,7 +209,7 @@ def test_atoms_without_neighbours(from_file):
     torch.testing.assert_close(both["energy"], torch.cat([one["energy"], alone["energy"]]))
 
 
-@pytest.mark.parametrize("product", ["power", "paper", "full", "stock"])
+@pytest.mark.parametrize("product", ["power", "paper", "full", "nested", "stock"])
 @pytest.mark.parametrize(
     ("first", "then", "convolution"),
     [
@@ -232,6 +233,45 @@ def test_blocks(first, then, convolution, product):
 )
 def test_mixed_blocks(first, then, convolution):
     check(first, then, convolution=convolution, product=("power", "stock"), rank=(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "max_ell", "correlation"),
+    [
+        ("4x0e + 4x1o + 4x1e", 2, (3, 3)),
+        # With 0o, MACE gives the second layer's messages both parities.
+        ("4x0e + 4x0o + 4x1o + 4x1e", 3, (4, 2)),
+    ],
+)
+def test_both_parities(hidden, max_ell, correlation):
+    """Features of pseudo parity are made, go with the parity of a mirror image, and are used."""
+    blocks = ("GauntInteractionBlock", "GauntResidualInteractionBlock")
+    options = {"product": ("nested", "power"), "antisymmetric": (True, False)}
+    options.update(hidden=hidden, max_ell=max_ell, correlation=correlation)
+    check(*blocks, **options)
+    model, features, mirrored = make_model(*blocks, **options), [], molecule()
+    for interaction in model.interactions:  # of size 1, since their products are looked at
+        interaction.linear.weight.data *= 100
+    mirrored.positions *= -1
+    block = model.products[0]
+    hook = block.register_forward_hook(lambda module, args, out: features.append(out.detach()))
+    one, two = evaluate(model, molecule()), evaluate(model, mirrored)
+    hook.remove()
+    assert_close(two["energy"], one["energy"], "equivariance")
+    assert_close(two["forces"], -one["forces"], "equivariance")
+    irreps = block.linear.irreps_out
+    for (_, ir), part in zip(irreps, irreps.slices()):
+        assert features[0][:, part].abs().max() > 1e-4, ir
+        assert_close(features[1][:, part], ir.p * features[0][:, part], "equivariance")
+        hook = block.register_forward_hook(lambda m, a, out, part=part: _without(out, part))
+        assert (evaluate(model, molecule())["energy"] - one["energy"]).abs() > 1e-6, ir
+        hook.remove()
+
+
+def _without(features, part):
+    return torch.cat(
+        [features[:, : part.start], 0 * features[:, part], features[:, part.stop :]], 1
+    )
 
 
 def test_selfmix():
@@ -369,8 +409,10 @@ def test_conversion_to_another_backend(from_file, convert):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden": "4x0e + 4x1e"}, "parity"),
-        ({"hidden": "4x0e + 4x0o"}, "parity"),
+        ({"hidden": "4x0e + 4x1e"}, "reaches pseudo degree 1 in irreps_out"),
+        ({"hidden": "4x0e + 4x0o"}, "reaches pseudo degree 0 in irreps_out"),
+        ({"antisymmetric": (True,)}, "antisymmetric belongs to product 'nested'"),
+        ({"antisymmetric": (1,), "product": ("nested",)}, "antisymmetric must be true or false"),
         ({"product": ("cg",)}, "unknown gaunt product 'cg'; possible: "),
         ({"convolution": ("fast",)}, "unknown gaunt convolution 'fast'; possible: aligned, grid"),
         ({"rank": (1, 1, 1)}, "got 3 entries for 2 interactions"),

@@ -56,6 +56,14 @@ MODELS = {
         "correlation": [2, 3],
         "product_parity": True,
     },
+    "nested products": {
+        "parity": True,
+        "correlation": [1, 3],
+        "parametrization": "nested",
+        "product_parity": True,
+        "antisymmetric": True,
+        "views": 2,
+    },
     "neighbours of each type": {"avg_num_neighbors": {"H": 4.0, "C": 7.0, "O": 5.0}},
     "one Gaunt layer of three": {"num_layers": 3, "gaunt_layers": [1], "correlation": [1, 2, 1]},
     "cutoff of each pair": {"per_edge_type_cutoff": {"H": 2.0, "C": {"H": 2.5, "C": 3.0}}},
@@ -381,7 +389,7 @@ def test_product_of_both_parities():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"parametrization": "cg"}, "unknown parametrization 'cg'; possible: power, paper, full"),
+        ({"parametrization": "cg"}, "unknown parametrization 'cg'; possible: power, paper, full, nested"),
         ({"rank": 0}, "rank must be a whole number, at least 1, got 0"),
         ({"rank": 1.5}, "rank must be a whole number"),
         ({"views": 0}, "views must be a whole number, at least 1, got 0"),
@@ -394,6 +402,7 @@ def test_product_of_both_parities():
         ({"selfmix": -1}, "selfmix must be a whole number, at least 0, got -1"),
         ({"selfmix": [1]}, "selfmix must have one entry for each of the 2 layers"),
         ({"product_parity": 1}, "product_parity must be true or false, got 1"),
+        ({"antisymmetric": True}, "antisymmetric belongs to parametrization 'nested', got 'power'"),
         ({"correlation": 4, "parametrization": "full"}, "correlation 1 to 3, got 4"),
         ({"gaunt_layers": [0, 2]}, "gaunt_layers \\[2\\] don't exist, .* layers 0 to 1"),
         ({"gaunt_layers": [-1]}, "gaunt_layers \\[-1\\] don't exist"),
