@@ -33,7 +33,7 @@ def ordered(irreps) -> List[Irrep]:
     return sorted(set(irreps), key=lambda ir: (kind_of(ir), ir.l))
 
 
-class SphereProduct(TableModule):
+class SphereProduct(torch.nn.Module):
     r"""Product of two rows of coefficients, row by row, without weights.
 
     With natural and pseudo functions ``A_n, A_p`` and ``B_n, B_p``, and the bracket
@@ -64,6 +64,8 @@ class SphereProduct(TableModule):
     2603.08630; Bochkarev et al., arXiv 2605.15073.
     """
 
+    method = "grid"
+
     def __init__(self, paths: List[Path], same: bool = False) -> None:
         super().__init__()
         triples = [path.irreps for path in paths]
@@ -83,69 +85,63 @@ class SphereProduct(TableModule):
         self.natural1 = _dim(self.irreps1, NATURAL)
         self.natural2 = _dim(self.irreps2, NATURAL)
         self.dims3 = [_dim(self.irreps3, NATURAL), _dim(self.irreps3, PSEUDO)]
-        sides = ((1, self.irreps1, self.lmax1), (2, self.irreps2, self.lmax2))
-        for side, factors, lmax in sides:
-            for kind in (NATURAL, PSEUDO):
-                used = {p[0] > 1 for p in self.products if p[side] == kind}
-                ls = [ir.l for ir in factors if kind_of(ir) == kind]
-                name = f"{side}{'np'[kind]}"
-                values = self._values(ls, lmax) if False in used else _NONE
-                gradients = self._gradients(ls, lmax) if True in used else _NONE
-                self.register_table(f"values{name}", values)
-                self.register_table(f"gradients{name}", gradients)
-        for target in range(4):
-            wanted = [ir for ir in self.irreps3 if kind_of(ir) == target % 2]
-            factors = [_factor(paths, ir, target > 1, same) for ir in wanted]
-            table = _NONE
-            if any(factors):
-                ls = [ir.l for ir in wanted]
-                scale = np.asarray(factors)[degree_of_component(ls)]
-                table = self._projection(ls, target > 1) * scale
-            self.register_table(f"project{target}", table)
+        self.values1n, self.gradients1n = self._side(1, NATURAL)
+        self.values1p, self.gradients1p = self._side(1, PSEUDO)
+        self.values2n, self.gradients2n = self._side(2, NATURAL)
+        self.values2p, self.gradients2p = self._side(2, PSEUDO)
+        self.project0 = self._target(paths, 0, same)
+        self.project1 = self._target(paths, 1, same)
+        self.project2 = self._target(paths, 2, same)
+        self.project3 = self._target(paths, 3, same)
+
+    def _side(self, side: int, kind: int) -> Tuple[torch.nn.Module, torch.nn.Module]:
+        """Maps from coefficients of one kind to values, and to gradients, where needed."""
+        irreps, lmax = (self.irreps1, self.lmax1) if side == 1 else (self.irreps2, self.lmax2)
+        used = {product[0] > 1 for product in self.products if product[side] == kind}
+        ls = [ir.l for ir in irreps if kind_of(ir) == kind]
+        values = self._values(ls, lmax) if False in used else _Nothing()
+        gradients = self._gradients(ls, lmax) if True in used else _Nothing()
+        return values, gradients
+
+    def _target(self, paths: List[Path], target: int, same: bool) -> torch.nn.Module:
+        """Map from a field to coefficients, with their scales."""
+        wanted = [ir for ir in self.irreps3 if kind_of(ir) == target % 2]
+        factors = [_factor(paths, ir, target > 1, same) for ir in wanted]
+        if not any(factors):
+            return _Nothing()
+        ls = [ir.l for ir in wanted]
+        return self._projection(ls, np.asarray(factors)[degree_of_component(ls)], target > 1)
 
     def _prepare(self) -> None:
         lmax3 = max(ir.l for ir in self.irreps3)
         self.rule = quadrature(self.lmax1 + self.lmax2 + lmax3)
 
-    def _values(self, ls: List[int], lmax: int) -> np.ndarray:
-        return (real_harmonics(ls, self.rule.nodes) * input_scales(ls, False)).T
+    def _values(self, ls: List[int], lmax: int) -> torch.nn.Module:
+        return _Dense((real_harmonics(ls, self.rule.nodes) * input_scales(ls, False)).T)
 
-    def _gradients(self, ls: List[int], lmax: int) -> np.ndarray:
-        """``[components, 2 nodes]``: along the first tangent of all nodes, along the second."""
+    def _gradients(self, ls: List[int], lmax: int) -> torch.nn.Module:
+        """Along the first tangent of all nodes, then along the second."""
         nodes = self.rule.nodes
         # gtx,gxi->tgi
         along = np.einsum("gtx,gxi->tgi", tangents(nodes), surface_gradients(ls, nodes))
         scale = input_scales(ls, True)
-        return (along * scale).reshape(-1, len(scale)).T
+        return _Dense((along * scale).reshape(-1, len(scale)).T)
 
-    def _projection(self, ls: List[int], antisymmetric: bool) -> np.ndarray:
-        return real_harmonics(ls, self.rule.nodes) * self.rule.weights[:, None]
-
-    def _evaluate(self, c: torch.Tensor, table: torch.Tensor, lmax: int) -> torch.Tensor:
-        return c @ table if table.shape[0] > 0 else table
-
-    def _project(self, field: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        return field @ table
+    def _projection(self, ls: List[int], factors: np.ndarray, odd: bool) -> torch.nn.Module:
+        return _Dense(real_harmonics(ls, self.rule.nodes) * self.rule.weights[:, None] * factors)
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         an, ap = a[:, : self.natural1], a[:, self.natural1 :]
         bn, bp = b[:, : self.natural2], b[:, self.natural2 :]
-        fields = (  # ri,ig->rg; tables that nothing needs are empty
-            self._evaluate(an, self.values1n, self.lmax1),
-            self._evaluate(ap, self.values1p, self.lmax1),
-            self._evaluate(bn, self.values2n, self.lmax2),
-            self._evaluate(bp, self.values2p, self.lmax2),
-        )
+        fields = (self.values1n(an), self.values1p(ap), self.values2n(bn), self.values2p(bp))
         gradients = (
-            self._evaluate(an, self.gradients1n, self.lmax1),
-            self._evaluate(ap, self.gradients1p, self.lmax1),
-            self._evaluate(bn, self.gradients2n, self.lmax2),
-            self._evaluate(bp, self.gradients2p, self.lmax2),
+            self.gradients1n(an),
+            self.gradients1p(ap),
+            self.gradients2n(bn),
+            self.gradients2p(bp),
         )
-        projections = (self.project0, self.project1, self.project2, self.project3)
-        parts: List[List[torch.Tensor]] = [[], []]
-        total: List[torch.Tensor] = []
-        for i, (target, ka, kb) in enumerate(self.products):
+        totals: List[List[torch.Tensor]] = [[], [], [], []]
+        for target, ka, kb in self.products:
             if target < 2:
                 term = fields[ka] * fields[2 + kb]
             else:
@@ -153,19 +149,34 @@ class SphereProduct(TableModule):
                 a1, a2 = gradients[ka].chunk(2, dim=1)
                 b1, b2 = gradients[2 + kb].chunk(2, dim=1)
                 term = a1 * b2 - a2 * b1
-            total = [total[0] + term] if len(total) > 0 else [term]
-            last = i + 1 == len(self.products)
-            if last or self.products[i + 1][0] != target:
-                parts[target % 2].append(self._project(total[0], projections[target]))  # rg,gk->rk
-                total = []
-        out: List[torch.Tensor] = []
-        for kind in parts:
-            if len(kind) > 0:
-                out.append(kind[0] + kind[1] if len(kind) > 1 else kind[0])
-        return torch.cat(out, dim=1)
+            total = totals[target]
+            totals[target] = [total[0] + term] if len(total) > 0 else [term]
+        parts: List[torch.Tensor] = []
+        even = [self.project0(t) for t in totals[0]], [self.project1(t) for t in totals[1]]
+        odd = [self.project2(t) for t in totals[2]], [self.project3(t) for t in totals[3]]
+        for kind in range(2):
+            both = even[kind] + odd[kind]
+            if len(both) > 0:
+                parts.append(both[0] + both[1] if len(both) > 1 else both[0])
+        return torch.cat(parts, dim=1)
 
 
-_NONE = np.zeros((0, 0))
+class _Dense(TableModule):
+    """Product with a constant matrix."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        super().__init__()
+        self.register_table("table", table)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.table
+
+
+class _Nothing(torch.nn.Module):
+    """Stands where no path needs a map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :0]
 
 
 def _dim(irreps: List[Irrep], kind: int) -> int:

@@ -8,8 +8,9 @@ from typing import List, Optional, Tuple
 import numpy as np
 import torch
 
+from gaunt_plugin.layers._fourier_product import make_product
 from gaunt_plugin.layers._irreps import Irrep, Irreps
-from gaunt_plugin.layers._sphere_product import SphereProduct, kind_of
+from gaunt_plugin.layers._sphere_product import kind_of
 from gaunt_plugin.layers._tables import (
     GAIN_IN,
     GAIN_OUT,
@@ -76,6 +77,7 @@ class Chains(torch.nn.Module):
         correlation: N, at least 2.
         chains: V.
         antisymmetric: whether brackets are made.
+        method: as in :class:`~gaunt_plugin.layers.GauntManyBody`.
 
     Shapes:
         ``x [nodes, channels, sum(2l+1)]``, ``node_attrs [nodes, elements]`` ->
@@ -91,6 +93,7 @@ class Chains(torch.nn.Module):
         correlation: int,
         chains: int,
         antisymmetric: bool,
+        method: str,
     ) -> None:
         super().__init__()
         outputs = chain_outputs(functions_in, functions_out, correlation, antisymmetric)
@@ -121,9 +124,8 @@ class Chains(torch.nn.Module):
                 shared = parity_power_rms(functions_in, i + 2, l, pseudo, True) > 0
                 scale = rms if i == 0 else count**-0.5
                 scales[ir] = scale * math.sqrt((0.5 if shared else 1.0) / chains)
-            step = _Step(
-                paths, i == 0, state, irs_in, irs_out, scales, channels, num_elements, chains
-            )
+            sizes = (channels, num_elements, chains)
+            step = _Step(paths, i == 0, state, irs_in, irs_out, scales, *sizes, method)
             self.steps.append(step)
             state = step.product.irreps3
 
@@ -143,11 +145,11 @@ class _Step(TableModule):
     """One factor more, and the terms of this order."""
 
     def __init__(
-        self, paths, same, state, irs_in, irs_out, scales, channels, num_elements, chains
+        self, paths, same, state, irs_in, irs_out, scales, channels, num_elements, chains, method
     ) -> None:
         super().__init__()
         self.channels, self.chains = channels, chains
-        self.product = SphereProduct(paths, same=same)
+        self.product = make_product(paths, method, same)
         used = (self.product.irreps1, self.product.irreps2)
         for name, have, want in zip("12", (state, irs_in), used):
             self.register_table(f"take{name}", _components(have, want))

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import torch
 
+from gaunt_plugin.layers._fourier_powers import FourierPowers
+from gaunt_plugin.layers._grid_powers import GridPowers
 from gaunt_plugin.layers._irreps import Irreps, check_channels, degrees_of, functions_of
-from gaunt_plugin.layers._recompute import projected_powers
+from gaunt_plugin.layers._method import choose_method, method_repr
 from gaunt_plugin.layers._tables import (
     GAIN_IN,
     GAIN_OUT,
@@ -18,14 +20,12 @@ from gaunt_plugin.layers._tables import (
 )
 from gaunt_plugin.layers.chains import Chains, chain_outputs, irrep_of
 from gaunt_plugin.layers.nested import NestedProducts
-from gaunt_plugin.layers.parity_powers import ParityPowers, parity_power_rms
+from gaunt_plugin.layers.parity_powers import FourierParityPowers, ParityPowers, parity_power_rms
 from gaunt_plugin.sphere import (
     coupling_count,
     coupling_rms,
     nested_terms,
     power_rms,
-    quadrature,
-    real_harmonics,
 )
 
 PARAMETRIZATIONS = ("power", "paper", "full", "nested")
@@ -74,6 +74,9 @@ class GauntManyBody(torch.nn.Module):
         parametrization: ``"power"``, ``"paper"``, ``"full"`` or ``"nested"``.
         views: number of copies in ``power``, and of copies and of chains in ``nested``.
         antisymmetric: whether ``nested`` makes the couplings with ``l1 + l2 + l3`` odd.
+        method: ``"grid"``, quadrature; ``"fourier"``, the paper's 2D Fourier series and FFT, powers
+            by divide and conquer; ``"auto"``: the faster one by count. The same numbers and the
+            same weights; ``full`` needs neither.
 
     Shapes:
         ``x [nodes, channels, sum(2l+1)]``, ``node_attrs [nodes, elements]`` ->
@@ -86,7 +89,9 @@ class GauntManyBody(torch.nn.Module):
     al., NeurIPS 2022, arXiv 2206.07697.
     """
 
-    antisymmetric = False  # as in models pickled by release 0.1
+    # as in models pickled by release 0.1
+    antisymmetric = False
+    method = method_used = "grid"
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class GauntManyBody(torch.nn.Module):
         parametrization: str = "power",
         views: int = 4,
         antisymmetric: bool = False,
+        method: str = "auto",
     ) -> None:
         super().__init__()
         self.irreps_in = Irreps(irreps_in)
@@ -156,6 +162,10 @@ class GauntManyBody(torch.nn.Module):
         self.parametrization, self.antisymmetric = parametrization, antisymmetric
         # MACE reads this when it extracts a model's configuration.
         self.contraction_degree = correlation
+        self.method = method
+        lmax, lmax_out = max(degrees_in), max(degrees_out)
+        self.method_used = choose_method(method, (lmax,) * max(correlation, 2), lmax_out)
+        fourier = self.method_used == "fourier"
         self.dims_in = sum(2 * l + 1 for l in degrees_in)
         self.dims_out = [2 * L + 1 for L in degrees_out]
 
@@ -172,7 +182,7 @@ class GauntManyBody(torch.nn.Module):
                 for L, pseudo in functions_out
             ):
                 self.orders.append(
-                    ParityPowers(
+                    (FourierParityPowers if fourier else ParityPowers)(
                         *(functions_in, functions_out, channels, num_elements),
                         *(correlation, copies, share),
                     )
@@ -184,12 +194,13 @@ class GauntManyBody(torch.nn.Module):
         elif any(
             power_rms(degrees_in, n, L, random_weights) > 0 for n in orders for L in degrees_out
         ):
-            self.orders.append(_Powers(*args, correlation, copies, share))
+            powers = _FourierPowers if fourier else _Powers
+            self.orders.append(powers(*args, correlation, copies, share))
         if any(chained):
             self.orders.append(
                 Chains(
                     *(functions_in, functions_out, channels, num_elements),
-                    *(correlation, views, antisymmetric),
+                    *(correlation, views, antisymmetric, method),
                 )
             )
 
@@ -219,7 +230,8 @@ class GauntManyBody(torch.nn.Module):
         return (
             f"{self.irreps_in} -> {self.irreps_out}, correlation={self.contraction_degree}, "
             f"parametrization={self.parametrization}, "
-            f"{'antisymmetric, ' if self.antisymmetric else ''}elements={self.num_elements}"
+            f"{'antisymmetric, ' if self.antisymmetric else ''}"
+            f"{method_repr(self.method, self.method_used)}, elements={self.num_elements}"
         )
 
 
@@ -253,40 +265,36 @@ class _Linear(TableModule):
         return (x @ self.pick) * (weight @ self.repeat)
 
 
-class _Powers(TableModule):
+class _Powers(GridPowers):
     """``sum_nu sum_v t_nuL w_znuvcL <F_v^nu Y_LM>``; without copies F is the plain sum."""
 
     def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation, copies, share):
         super().__init__()
         self.channels, self.copies = channels, copies
-        rule = quadrature(correlation * max(degrees_in) + max(degrees_out))
-        harmonics = real_harmonics(degrees_in, rule.nodes).T
         to_degree = [1 / math.sqrt(2 * l + 1) for l in degrees_in]
+        scale = np.sum(repeat_matrix(degrees_in, to_degree), axis=0)
         if copies:
             self.weight_in = element_weights(
                 num_elements, copies, channels, len(degrees_in), std=1 / GAIN_IN
             )
             self.register_table("repeat_in", GAIN_IN * repeat_matrix(degrees_in, to_degree))
-            self.register_table("to_grid", harmonics)
+            scale = np.ones_like(scale)
         else:
             self.register_buffer("weight_in", None)
             self.register_table("repeat_in", np.zeros((0, 0)))
-            scaled = harmonics * np.sum(repeat_matrix(degrees_in, to_degree), axis=0)[:, None]
-            self.register_table("to_grid", scaled)
 
-        project = real_harmonics(degrees_out, rule.nodes) * rule.weights[:, None]
         copies = max(copies, 1)
-        from_grid, repeat_out = [], []
+        spread, repeat_out = [], []
         for n in range(2, correlation + 1):
             factors = []
             for L in degrees_out:
                 own = power_rms(degrees_in, n, L, random_weights=self.copies > 0)
                 target = share * coupling_rms(degrees_in, n, L) / math.sqrt(copies)
                 factors.append(target / own if own > 0 else 0.0)
-            from_grid.append(project * np.sum(repeat_matrix(degrees_out, factors), axis=0))
+            spread.append(np.sum(repeat_matrix(degrees_out, factors), axis=0))
             reached = [i for i, f in enumerate(factors) if f > 0]
             repeat_out.append(GAIN_OUT * repeat_matrix(degrees_out)[reached])
-        self.register_table("from_grid", np.stack(from_grid))
+        self._make_tables(degrees_in, degrees_out, scale, np.stack(spread))
         # [weights, orders * components]: one weight per order and reached degree.
         self.register_table(
             "repeat_out", torch.block_diag(*map(torch.from_numpy, repeat_out)).numpy()
@@ -308,11 +316,14 @@ class _Powers(TableModule):
             x = x.unsqueeze(1) * (weight @ self.repeat_in)
         # zvci,ig->zvcg, powers, zvcg,gj->zvcnj
         rows = x.reshape(nodes * x.shape[1] * self.channels, x.shape[3])
-        powers = projected_powers(rows, self.to_grid, self.from_grid).view(
-            nodes, x.shape[1], self.channels, self.from_grid.shape[0], self.from_grid.shape[2]
-        )
+        powers = self._projected(rows)
+        powers = powers.view(nodes, x.shape[1], self.channels, powers.shape[1], powers.shape[2])
         weight = (node_attrs @ self.weight_out).view(
             nodes, x.shape[1], self.channels, self.repeat_out.shape[0]
         )
         spread = (weight @ self.repeat_out).view_as(powers)  # one weight per reached degree
         return (powers * spread).sum([1, 3])
+
+
+class _FourierPowers(FourierPowers, _Powers):
+    """The same by fast Fourier transforms."""

@@ -8,11 +8,11 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.layers._recompute import projected_powers
+from gaunt_plugin.layers._fourier_powers import FourierPowers
+from gaunt_plugin.layers._grid_powers import GridPowers
 from gaunt_plugin.layers._tables import (
     GAIN_IN,
     GAIN_OUT,
-    TableModule,
     element_weights,
     repeat_matrix,
 )
@@ -21,8 +21,6 @@ from gaunt_plugin.sphere import (
     coupling_rms,
     degree_of_component,
     power_rms,
-    quadrature,
-    real_harmonics,
 )
 
 # A function of one degree: the degree, and whether its parity is pseudo, -(-1)^l.
@@ -54,7 +52,7 @@ def _tail(functions: Functions, pseudo_out: bool) -> tuple[tuple[int, ...], bool
     return _of(functions, True), pseudo_out
 
 
-class ParityPowers(TableModule):
+class ParityPowers(GridPowers):
     r"""Powers 2 to ``correlation`` of ``U = A + P`` and ``V = A - P``: half sum, half difference.
 
     Natural outputs are ``(f(U) + f(V)) / 2`` and pseudo outputs ``(f(U) - f(V)) / 2``, f being the
@@ -89,10 +87,8 @@ class ParityPowers(TableModule):
         ls_in, ls_out = (
             sorted({l for l, _ in functions}) for functions in (functions_in, functions_out)
         )
-        rule = quadrature(correlation * ls_in[-1] + ls_out[-1])
-        self.register_table("to_grid", real_harmonics(ls_in, rule.nodes).T)
-        project = real_harmonics(ls_out, rule.nodes) * rule.weights[:, None]
-        self.register_table("from_grid", np.stack([project] * (correlation - 1)))
+        dim_in, dim_out = (sum(2 * l + 1 for l in ls) for ls in (ls_in, ls_out))
+        self._make_tables(ls_in, ls_out, np.ones(dim_in), np.ones((correlation - 1, dim_out)))
 
         # combine[i, side * degrees + component]: U and V from the components of x.
         kinds = [pseudo for _, pseudo in functions_in]
@@ -152,18 +148,23 @@ class ParityPowers(TableModule):
         rows = nodes * self.copies * self.channels
         # ri,sid->srd, powers, srd,dg->srg, srg,gj->srnj
         fields = x.reshape(rows, x.shape[3]) @ self.combine
-        powers = projected_powers(fields.flatten(0, 1), self.to_grid, self.from_grid)
+        powers = self._projected(fields.flatten(0, 1))
+        orders = powers.shape[1]
         if self.sides == 2:
-            u, v = powers.view(2, rows, self.from_grid.shape[0], self.from_grid.shape[2]).unbind(0)
+            u, v = powers.view(2, rows, orders, powers.shape[2]).unbind(0)
             powers = torch.cat([u + v, u - v], dim=-1) * 0.5
         powers = powers.index_select(-1, self.pick).view(
-            nodes, self.copies, self.channels, self.from_grid.shape[0], self.pick.shape[0]
+            nodes, self.copies, self.channels, orders, self.pick.shape[0]
         )
         weight = (node_attrs @ self.weight_out).view(
             nodes, self.copies, self.channels, self.repeat_out.shape[0]
         )
         spread = (weight @ self.repeat_out).view_as(powers)  # one weight per reached irrep
         return (powers * spread).sum([1, 3])
+
+
+class FourierParityPowers(FourierPowers, ParityPowers):
+    """The same by fast Fourier transforms."""
 
 
 def _selection(functions: Functions, ls: List[int]) -> np.ndarray:

@@ -8,9 +8,10 @@ from typing import List
 import torch
 
 from gaunt_plugin.layers._edges import channels_last, flat
+from gaunt_plugin.layers._fourier_product import make_product
 from gaunt_plugin.layers._irreps import Irreps, functions_of
+from gaunt_plugin.layers._method import method_repr
 from gaunt_plugin.layers._mixing import ChannelWeights
-from gaunt_plugin.layers._sphere_product import SphereProduct
 from gaunt_plugin.layers.paths import reachable_paths
 
 
@@ -33,6 +34,7 @@ class GauntSelfmix(torch.nn.Module):
         rank: R.
         antisymmetric: whether the couplings with ``l1 + l2 + l`` odd are made, where parities
             allow them.
+        method: as in :class:`~gaunt_plugin.layers.GauntTensorProduct`.
 
     Shapes:
         ``x [nodes, irreps.dim]``, e3nn's flat layout, or ``[nodes, sum(2l+1), channels]``, for
@@ -45,13 +47,19 @@ class GauntSelfmix(torch.nn.Module):
     (there in EquiformerV2); Unke et al., NeurIPS 2021, arXiv 2106.02347.
     """
 
-    def __init__(self, irreps: Irreps | str, rank: int = 1, antisymmetric: bool = True) -> None:
+    def __init__(
+        self,
+        irreps: Irreps | str,
+        rank: int = 1,
+        antisymmetric: bool = True,
+        method: str = "auto",
+    ) -> None:
         super().__init__()
         self.irreps_in = self.irreps_out = Irreps(irreps)
         self.channels, functions = functions_of(irreps, "irreps")
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank!r}")
-        self.rank = rank
+        self.rank, self.method = rank, method
         self.dims: List[int] = [2 * l + 1 for l, _ in functions]
         self.dim = sum(self.dims)
         self.paths = [
@@ -62,7 +70,7 @@ class GauntSelfmix(torch.nn.Module):
         ]
         if not self.paths:
             raise ValueError(f"no product of {self.irreps_in} with itself reaches any of its parts")
-        self.product = SphereProduct(self.paths, same=True)
+        self.product = make_product(self.paths, method, same=True)
         used = (self.product.irreps1, self.product.irreps2, self.product.irreps3)
         self.mix1, self.mix2, self.mix3 = (
             ChannelWeights(self.irreps_in, irs, rank, shared=True, norm=False) for irs in used
@@ -109,4 +117,7 @@ class GauntSelfmix(torch.nn.Module):
 
     def extra_repr(self) -> str:
         odd = sum(path.antisymmetric for path in self.paths)
-        return f"{self.irreps_in}, rank={self.rank}, paths={len(self.paths)} ({odd} antisymmetric)"
+        return (
+            f"{self.irreps_in}, rank={self.rank}, {method_repr(self.method, self.product.method)}, "
+            f"paths={len(self.paths)} ({odd} antisymmetric)"
+        )

@@ -6,15 +6,14 @@ from typing import Optional
 
 import torch
 
-from gaunt_plugin.layers._fourier_product import FourierProduct
+from gaunt_plugin.layers._fourier_product import make_product
 from gaunt_plugin.layers._irreps import Irreps, functions_of
+from gaunt_plugin.layers._method import method_repr
 from gaunt_plugin.layers._mixing import ChannelMixing, ChannelWeights
-from gaunt_plugin.layers._sphere_product import SphereProduct
 from gaunt_plugin.layers.paths import reachable_paths
 
 MODES = ("uvw", "uuu")
 NORMALIZATIONS = ("component", "norm")
-METHODS = {"grid": SphereProduct, "fourier": FourierProduct}
 
 
 class GauntTensorProduct(torch.nn.Module):
@@ -47,8 +46,8 @@ class GauntTensorProduct(torch.nn.Module):
             ``"norm"``: irreps have mean squared norm 1.
         shared_weights: the same weights for all rows (default), or one row of weights per row.
         internal_weights: weights are parameters (default where they are shared).
-        method: ``"grid"``, quadrature, or ``"fourier"``, the paper's 2D Fourier series and FFT; the
-            same numbers.
+        method: ``"grid"``, quadrature; ``"fourier"``, the paper's 2D Fourier series and FFT;
+            ``"auto"``: the faster one by count. The same numbers and the same weights.
 
     Attributes:
         weight_numel: number of weights: those of the first input, the second, the output.
@@ -81,7 +80,7 @@ class GauntTensorProduct(torch.nn.Module):
         irrep_normalization: str = "component",
         shared_weights: Optional[bool] = None,
         internal_weights: Optional[bool] = None,
-        method: str = "grid",
+        method: str = "auto",
     ) -> None:
         super().__init__()
         self.irreps_in1 = Irreps(irreps_in1)
@@ -90,8 +89,6 @@ class GauntTensorProduct(torch.nn.Module):
         sides = (self.irreps_in1, self.irreps_in2, self.irreps_out)
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; possible: {', '.join(MODES)}")
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; possible: {', '.join(METHODS)}")
         if irrep_normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"unknown irrep_normalization {irrep_normalization!r}; "
@@ -128,7 +125,7 @@ class GauntTensorProduct(torch.nn.Module):
         self.shared_weights, self.internal_weights = shared_weights, internal_weights
         self.dim1, self.dim2, self.dim3 = (irreps.dim for irreps in sides)
         self.method = method
-        self.product = METHODS[method](self.paths)
+        self.product = make_product(self.paths, method)
         mixing = ChannelMixing if mode == "uvw" else ChannelWeights
         norm = irrep_normalization == "norm"
         self.mix1 = mixing(self.irreps_in1, self.product.irreps1, rank, shared_weights, norm)
@@ -200,7 +197,7 @@ class GauntTensorProduct(torch.nn.Module):
         odd = sum(path.antisymmetric for path in self.paths)
         return (
             f"{self.irreps_in1} x {self.irreps_in2} -> {self.irreps_out}, mode={self.mode}, "
-            f"method={self.method}, "
+            f"{method_repr(self.method, self.product.method)}, "
             f"rank={self.rank}, paths={len(self.paths)} ({odd} antisymmetric), "
             f"weights={self.weight_numel}"
         )

@@ -27,6 +27,20 @@ BUILD = {
     ),
     "paper parities": lambda: GauntManyBody("2x0e+2x1o+2x1e", "2x0o+2x0e", 4, ELEMENTS, "paper"),
     "power pseudo": lambda: GauntManyBody("2x1e+2x0o", "2x0e+2x1e", 3, ELEMENTS, views=2),
+    "power fourier": lambda: GauntManyBody(
+        "2x0e+2x1o+2x2e", "2x0e+2x1o", 5, ELEMENTS, views=2, method="fourier"
+    ),
+    "paper fourier": lambda: GauntManyBody(
+        "2x1o+2x2e", "2x0e+2x3o", 3, ELEMENTS, "paper", method="fourier"
+    ),
+    "power parities fourier": lambda: GauntManyBody(
+        "2x1e+2x0e+2x1o", "2x0o+2x1o+2x1e", 3, ELEMENTS, views=2, method="fourier"
+    ),
+    "nested brackets fourier": lambda: GauntManyBody(
+        *("2x0e+2x1o+2x2e", "2x0e+2x1e+2x2o", 3, ELEMENTS, "nested", 2),
+        antisymmetric=True,
+        method="fourier",
+    ),
     "nested": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, "nested", 2),
     "nested gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, "nested", 1),
     "nested parities": lambda: GauntManyBody(
@@ -39,6 +53,9 @@ BUILD = {
         "2x1e+2x0e+2x1o", "2x0o+2x1o+2x1e", 3, ELEMENTS, "nested", 1, antisymmetric=True
     ),
     "gaunt": lambda: GauntConvolution("2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e"),
+    "gaunt fourier": lambda: GauntConvolution(
+        "2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e", method="fourier"
+    ),
     "aligned": lambda: AlignedConvolution("2x0e+2x1o+2x2e", "0e+1o", "2x0e+2x1o+2x2e"),
     "aligned parities": lambda: AlignedConvolution(
         "2x0e+2x0o+2x1e+2x1o+2x2e", "0e+1o", "2x0o+2x0e+2x1o+2x1e+2x2o"
@@ -67,6 +84,7 @@ BUILD |= {
     ),
     "selfmix": lambda: GauntSelfmix("2x0e+2x1o+2x2e"),
     "selfmix parities": lambda: GauntSelfmix("2x1e+2x0e+2x2o+2x1o+2x0o", rank=2),
+    "selfmix fourier": lambda: GauntSelfmix("2x1e+2x0e+2x1o+2x2e", method="fourier"),
     "selfmix gaps": lambda: GauntSelfmix("2x1o+2x0e", rank=2, antisymmetric=False),
 }
 NAMES = list(BUILD)
