@@ -63,7 +63,9 @@ CHANGES = {
     "box scaled": (triclinic, "run 0\nchange_box all x scale 1.1 z scale 0.9 remap", "run 0"),
     "box skewed": (triclinic, "run 0\nchange_box all xy final 2.0 yz delta 0.5 remap", "run 0"),
     "atoms displaced": (triclinic, "run 0\ndisplace_atoms all random 0.2 0.2 0.2 71", "run 0"),
-    "box flipped": (triclinic, "fix 2 all deform 1 xz erate 300 flip yes", RUN + "\nrun 40\nunfix 2\nrun 0"),
+    "box flipped": (
+        triclinic, "fix 2 all deform 1 xz erate 300 flip yes", RUN + "\nrun 40\nunfix 2\nrun 0"
+    ),
     "partly periodic": (partly_periodic, "", RUN),
     "single atoms": (single_atoms, "", RUN),
     "one periodic atom": (one_atom, "", RUN),
