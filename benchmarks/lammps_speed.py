@@ -1,14 +1,16 @@
-"""Steps per second in LAMMPS, Gaunt against stock MACE. Environment: mace, with the lammps extra.
+"""Steps per second in LAMMPS, Gaunt against stock models of the host that is installed.
 
     gaunt-lammps build
-    python benchmarks/lammps_speed.py [--ranks 1] [--repeats 3] [--quick]
+    python benchmarks/lammps_speed.py [--ranks 1] [--repeats 3] [--sizes NUMBER ...]
 
-``pair_style gaunt`` runs both, from files written by ``gaunt-lammps export``, so that only the
-layers differ. Models have random weights; steps are so short that atoms stay where they are. Each
-figure is the median of interleaved runs in processes of their own, without the first steps.
+Environment: mace or nequip, with the lammps extra. ``pair_style gaunt`` runs both, from files
+written by ``gaunt-lammps export``, so that only the layers differ. Models have random weights;
+steps are so short that atoms stay where they are. Each figure is the median of interleaved runs in
+processes of their own, without the first step.
 """
 
 import argparse
+import importlib.util
 import re
 import statistics
 import subprocess
@@ -16,20 +18,36 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-import mace.modules  # noqa: F401 (before e3nn: MACE prepares its import)
+if importlib.util.find_spec("mace"):
+    import mace.modules  # noqa: F401 (before e3nn: MACE prepares its import)
+
+    from mace_speed import model as mace_model
+else:
+    from nequip.model import NequIPGNNModel
+    from nequip.utils.global_state import set_global_state
+
+    from gaunt_plugin.nequip import GauntNequIPGNNModel
 
 import torch
-from mace_speed import model
 
 from gaunt_plugin.lammps.export import export
 
+MACE = importlib.util.find_spec("mace") is not None
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 STRUCTURES = Path(__file__).resolve().parents[1] / "examples" / "lammps"
+# Steps of a run by structure.
 SIZES = {
-    "16x0e+16x1o": {"molecule": 200, "box": 10},
-    "64x0e+64x1o+64x2e": {"molecule": 20, "box": 2},
-    "256x0e+256x1o+256x2e": {"molecule": 6},
-}
+    "mace": {
+        "16x0e+16x1o": {"molecule": 200, "box": 10},
+        "64x0e+64x1o+64x2e": {"molecule": 20, "box": 2},
+        "256x0e+256x1o+256x2e": {"molecule": 6},
+    },
+    "nequip": {  # features, layers, l_max
+        "16 features, 3 layers, l_max 2": {"molecule": 200, "box": 10},
+        "64 features, 4 layers, l_max 2": {"molecule": 40, "box": 2},
+        "64 features, 4 layers, l_max 3": {"molecule": 20, "box": 1},
+    },
+}["mace" if MACE else "nequip"]
 INPUT = """
 units metal
 atom_style atomic
@@ -68,30 +86,52 @@ def seconds_per_step(path: Path, kind: str, steps: int, ranks: int) -> tuple[flo
     return float(seconds) / int(steps), int(atoms)
 
 
+def model(kind: str, size: str) -> torch.nn.Module:
+    """A float32 model, ``"stock"`` or ``"gaunt"``, with a cutoff of 5 Å."""
+    torch.manual_seed(0)
+    if MACE:
+        return mace_model("stock" if kind == "stock" else "default", size)
+    features, layers, l_max = map(int, re.findall(r"\d+", size))
+    set_global_state()
+    builder = NequIPGNNModel if kind == "stock" else GauntNequIPGNNModel
+    return builder(
+        seed=0,
+        model_dtype="float32",
+        type_names=["H", "C", "N", "O"],
+        r_max=5.0,
+        num_layers=layers,
+        l_max=l_max,
+        parity=False,
+        num_features=features,
+        radial_mlp_depth=3,
+        radial_mlp_width=64,
+        avg_num_neighbors=16.6,
+    ).eval()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="small models only")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=range(len(SIZES)), help="0 is the smallest"
+    )
     args = parser.parse_args()
 
-    print("| model (l <= 3, nu 3, float32) | structure | stock, steps/s | Gaunt, steps/s | ratio |")
+    print("| model (float32) | structure | stock, steps/s | Gaunt, steps/s | ratio |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for size, structures in SIZES.items():
-            if args.quick and not size.startswith("16x"):
-                continue
-            paths = {kind: Path(folder, f"{kind}-{size}.pt") for kind in ("stock", "default")}
+        for size in [list(SIZES)[number] for number in args.sizes]:
+            paths = {kind: Path(folder, f"{kind}.pt") for kind in ("stock", "gaunt")}
             for kind, path in paths.items():
-                torch.manual_seed(0)
                 export(model(kind, size), path)
-            for structure, steps in structures.items():
+            for structure, steps in SIZES[size].items():
                 times = {kind: [] for kind in paths}
                 for _ in range(args.repeats):
                     for kind, path in paths.items():
                         seconds, atoms = seconds_per_step(path, structure, steps, args.ranks)
                         times[kind].append(seconds)
-                stock, own = (statistics.median(times[kind]) for kind in ("stock", "default"))
+                stock, own = (statistics.median(times[kind]) for kind in paths)
                 print(
                     f"| {size} | {structure}, {atoms} atoms | {1 / stock:.3g} | {1 / own:.3g} "
                     f"| {stock / own:.1f} |",

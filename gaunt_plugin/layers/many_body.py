@@ -114,17 +114,16 @@ class GauntManyBody(torch.nn.Module):
             degrees_of(irreps_in, "irreps_in")
             degrees_of(irreps_out, "irreps_out")
         check_channels(irreps_in, channels, irreps_out, channels_out)
-        if not isinstance(correlation, int) or not 1 <= correlation <= MAX_CORRELATION:
+        if type(correlation) is not int or not 1 <= correlation <= MAX_CORRELATION:
             raise ValueError(f"correlation must be 1 to {MAX_CORRELATION}, got {correlation!r}")
-        if num_elements < 1:
-            raise ValueError(f"num_elements must be at least 1, got {num_elements!r}")
+        for name, value in (("num_elements", num_elements), ("views", views)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
         if parametrization not in PARAMETRIZATIONS:
             raise ValueError(
                 f"unknown parametrization {parametrization!r}; "
                 f"possible: {', '.join(PARAMETRIZATIONS)}"
             )
-        if views < 1:
-            raise ValueError(f"views must be at least 1, got {views!r}")
         if parities and parametrization == "full":
             raise ValueError(
                 "parametrization 'full' takes natural parity (0e, 1o, 2e, ...) only, got "

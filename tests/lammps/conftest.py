@@ -25,6 +25,8 @@ else:
 from gaunt_plugin.lammps.build import build
 from gaunt_plugin.lammps.export import run_as_written
 
+from ..once import once
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
@@ -65,11 +67,13 @@ class Lammps:
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     """The folder of builds, with the pair style for this environment in it."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
-        build(report=lambda line: None)
-    return folder
+
+    def compiled(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
+            build(report=lambda line: None)
+
+    return once(tmp_path_factory, "cache", compiled)
 
 
 @pytest.fixture(scope="session")

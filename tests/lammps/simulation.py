@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from ase import Atoms, units
 from ase.data import atomic_masses, atomic_numbers
 
@@ -45,7 +46,7 @@ def header(atoms: Atoms, model: Path, style: str = "gaunt", elements=SYMBOLS) ->
 units metal
 atom_style atomic
 atom_modify map yes
-boundary {"p p p" if atoms.pbc.all() else "f f f"}
+boundary {" ".join("p" if periodic else "f" for periodic in atoms.pbc)}
 box tilt large
 read_data data.lammps
 pair_style {style}
@@ -91,10 +92,11 @@ compute sum all reduce sum c_e
 thermo_style custom step pe c_sum c_p[*]
 thermo 1
 {self.commands}
-write_dump all custom atoms{number}.txt id x y z fx fy fz c_e c_v[*] &
+write_dump all custom atoms{number}.txt id type x y z fx fy fz c_e c_v[*] &
     modify sort id format float %.17g
 print "RESULT $(vol:%.17g) $(pe:%.17g) $(c_p[1]:%.17g) $(c_p[2]:%.17g) $(c_p[3]:%.17g) &
-$(c_p[4]:%.17g) $(c_p[5]:%.17g) $(c_p[6]:%.17g)"
+$(c_p[4]:%.17g) $(c_p[5]:%.17g) $(c_p[6]:%.17g) $(lx:%.17g) $(ly:%.17g) $(lz:%.17g) &
+$(xy:%.17g) $(xz:%.17g) $(yz:%.17g)"
 {self.after}
 write_dump all custom moved{number}.txt id x y z modify sort id format float %.17g
 """
@@ -104,20 +106,26 @@ class Result:
     """What came out at the last step of a case.
 
     Attributes:
+        atoms: the structure as it was then, in the order of IDs.
         energy: eV. energies: of each atom.
-        forces, positions: [atoms, 3] in eV/Å and Å.
+        forces: [atoms, 3] in eV/Å.
         moved_positions: after the commands in ``after``.
         virial: [6] xx, yy, zz, xy, xz, yz in eV; virials: of each atom, [atoms, 6].
     """
 
-    def __init__(self, line: str, folder: Path, number: int) -> None:
-        volume, self.energy, *pressure = map(float, line.split()[1:])
-        self.volume = volume
-        self.virial = np.array(pressure) * volume / _PRESSURE
+    def __init__(self, case: Case, line: str, folder: Path, number: int) -> None:
+        volume, self.energy, *values = map(float, line.split()[1:])
+        self.virial = np.array(values[:6]) * volume / _PRESSURE
+        x, y, z, xy, xz, yz = values[6:]
         rows = np.loadtxt(folder / f"atoms{number}.txt", skiprows=9, ndmin=2)
-        assert np.array_equal(rows[:, 0], np.arange(1, len(rows) + 1))
-        self.positions, self.forces, self.energies = rows[:, 1:4], rows[:, 4:7], rows[:, 7]
-        self.virials = -rows[:, 8:14] / _PRESSURE
+        self.atoms = Atoms(
+            [case.elements[int(kind) - 1] for kind in rows[:, 1]], positions=rows[:, 2:5]
+        )
+        self.atoms.pbc = case.atoms.pbc
+        if self.atoms.pbc.any():
+            self.atoms.cell = [[x, 0, 0], [xy, y, 0], [xz, yz, z]]
+        self.forces, self.energies = rows[:, 5:8], rows[:, 8]
+        self.virials = -rows[:, 9:15] / _PRESSURE
         moved = np.loadtxt(folder / f"moved{number}.txt", skiprows=9, ndmin=2)
         self.moved_positions = moved[:, 1:4]
 
@@ -129,4 +137,26 @@ def simulate(lammps, cases: list[Case], ranks: int = 1) -> list[Result]:
     output = lammps.run(script, folder, ranks)
     lines = [line for line in output.splitlines() if line.startswith("RESULT")]
     assert len(lines) == len(cases), output
-    return [Result(line, folder, n) for n, line in enumerate(lines)]
+    return [Result(cases[n], line, folder, n) for n, line in enumerate(lines)]
+
+
+def virial_of(atoms) -> np.ndarray:
+    """By ASE: xx, yy, zz, xy, xz, yz in eV."""
+    if atoms.pbc.all():
+        w = -atoms.get_volume() * atoms.get_stress(voigt=False)
+    else:
+        w = atoms.positions.T @ atoms.get_forces()
+    return w[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+
+
+def assert_like_ase(result: Result, calculator) -> None:
+    """Compare energy, forces, and in a periodic cell the virial, with ASE's of the same atoms."""
+    atoms = result.atoms
+    atoms.calc = calculator
+    assert result.energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
+    assert result.energies.sum() == pytest.approx(result.energy, rel=0, abs=1e-8)
+    np.testing.assert_allclose(result.forces, atoms.get_forces(), rtol=0, atol=1e-10)
+    if atoms.pbc.all():
+        expected = virial_of(atoms)
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(result.virial, expected, rtol=0, atol=1e-8 * size)

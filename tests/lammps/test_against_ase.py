@@ -5,7 +5,7 @@ import pytest
 from ase import units
 from ase.md.verlet import VelocityVerlet
 
-from .simulation import Case, simulate
+from .simulation import Case, simulate, virial_of
 from .structures import STRUCTURES, molecule, small_cell, triclinic
 
 ENERGY, FORCE, VIRIAL = 1e-8, 1e-10, 1e-8  # eV, eV/Å, relative
@@ -15,15 +15,6 @@ STEPS = 20
 MOVING = (molecule, small_cell, triclinic)
 PAIRS = [("gaunt", make.__name__) for make in MOVING] + [("gaunt", "slab")]
 PAIRS += [(name, "small_cell") for name in ("three_layers", "one_layer", "stock")]
-
-
-def virial_of(atoms) -> np.ndarray:
-    """xx, yy, zz, xy, xz, yz in eV."""
-    if atoms.pbc.any():
-        w = -atoms.get_volume() * atoms.get_stress(voigt=False)
-    else:
-        w = atoms.positions.T @ atoms.get_forces()
-    return w[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
 
 
 @pytest.fixture(scope="module")

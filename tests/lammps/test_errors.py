@@ -105,6 +105,14 @@ def messages(tmp_path_factory, exported, cache, python):
         "unknown keyword": style("precision 3"),
         "no value": style("device"),
         "no threads": style("threads 0"),
+        "excluded types": right.replace("run 0", "neigh_modify exclude type 1 2\nrun 0"),
+        "excluded groups": right.replace(
+            "run 0", "group a type 1\ngroup b type 2 3\nneigh_modify exclude group a b\nrun 0"),
+        "included group": right.replace(
+            "run 0", "group a type 1\natom_modify first a\nneigh_modify include a\nrun 0"),
+        "ghosts of a group": right.replace(
+            "run 0", "group a type 1\natom_modify first a\ncomm_modify group a\nrun 0"),
+        "NULL without hybrid": coeff(f"pair_coeff * * {model} H NULL O"),
         "bonds": right.replace("atomic", "bond").replace("data.lammps", "bonds.lammps")
         .replace("run 0", "bond_style zero\nbond_coeff *\nrun 0"),
         "same place": right.replace("run 0", "set atom 1 x 1.0 y 1.0 z 1.0\n"
@@ -143,6 +151,11 @@ def messages(tmp_path_factory, exported, cache, python):
         "unknown keyword": ["precision", "device and threads"],
         "no value": ["value is missing"],
         "no threads": ["at least 1"],
+        "excluded types": ["neigh_modify exclude", "neigh_modify exclude none"],
+        "excluded groups": ["neigh_modify exclude", "neigh_modify exclude none"],
+        "included group": ["leave out neigh_modify include"],
+        "ghosts of a group": ["leave out", "comm_modify group"],
+        "NULL without hybrid": ["All pair coeffs are not set"],
         "bonds": ["special_bonds lj/coul 1.0 1.0 1.0"],
         "same place": ["not finite", "on top of each other"],
         "centroid": ["centroid"],
@@ -153,14 +166,21 @@ def test_message(messages, name, words):
         assert word in messages[name]
 
 
-def test_several_ranks_need_a_single_communication_cutoff(lammps, exported):
+@pytest.mark.parametrize(
+    ("commands", "words"),
+    [
+        ("neighbor 0.7 multi", "needs neighbor style bin (or nsq) and comm_modify mode single"),
+        ("neighbor 0.7 multi\ncomm_modify mode multi", "mode single cutoff 6.7"),
+        ("comm_style tiled", "comm_style tiled cannot exceed periodic box length"),
+    ],
+    ids=["lists", "ghosts", "tiled"],
+)
+def test_several_ranks_need_ghosts_of_ghosts(lammps, exported, commands, words):
     atoms = triclinic()
     folder = lammps.folder()
     write_data(folder / "data.lammps", atoms)
-    text = header(atoms, exported("gaunt"))
-    text = text.replace("bin", "multi\ncomm_modify mode multi")
-    output = lammps.run(text + "run 0\n", folder, ranks=2, fails=True)
-    assert "comm_modify mode single cutoff 6.7" in output
+    text = header(atoms, exported("gaunt")) + commands + "\nrun 0\n"
+    assert words in lammps.run(text, folder, ranks=2, fails=True)
 
 
 def test_an_error_on_one_rank_ends_all(lammps, exported):

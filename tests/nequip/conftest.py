@@ -21,6 +21,7 @@ import pytest
 from nequip.utils.unittests.conftest import *  # noqa: F403
 
 from ..forks import Forks
+from ..once import once
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "nequip"
@@ -81,16 +82,21 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
 
 
+def write_data(folder: Path) -> None:
+    """Write files of nine frames for training and validation and three for testing."""
+    frames = ase.io.read(SAMPLE / "train_300K.xyz", ":12")
+    ase.io.write(folder / "train.xyz", frames[:9])
+    ase.io.write(folder / "test.xyz", frames[9:])
+
+
 class Workshop(Forks):
     """Runs NequIP's commands in folders of their own."""
 
     def folder(self, name: str) -> Path:
-        """A folder with files of nine frames for training and validation and three for testing."""
+        """A folder with data."""
         path = self.root / name
         path.mkdir()
-        frames = ase.io.read(SAMPLE / "train_300K.xyz", ":12")
-        ase.io.write(path / "train.xyz", frames[:9])
-        ase.io.write(path / "test.xyz", frames[9:])
+        write_data(path)
         return path
 
     def settings(self, config: str = "quickstart", **changes) -> list[str]:
@@ -118,6 +124,11 @@ def run_command(folder: Path, *command, timeout: float = 300) -> str:
     return result.stdout + result.stderr
 
 
+def real_training(folder: Path, settings: list[str]) -> None:
+    write_data(folder)
+    run_command(folder, "nequip-train", *settings)
+
+
 def read_metrics(folder: Path) -> dict[str, list[float]]:
     """Columns of the training's metrics.csv, without empty fields."""
     columns: dict[str, list[float]] = {}
@@ -136,18 +147,15 @@ def workshop(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def single(workshop):
+def single(workshop, tmp_path_factory):
     """Folder of a float32 model: natural parity, a product, no cutoffs of pairs."""
-    folder = workshop.folder("single")
     settings = workshop.settings(training_module__model__correlation=2)
-    run_command(folder, "nequip-train", *settings)
-    return folder
+    return once(tmp_path_factory, "single", lambda folder: real_training(folder, settings))
 
 
 @pytest.fixture(scope="session")
-def double(workshop):
+def double(workshop, tmp_path_factory):
     """Folder of a float64 model: both parities, features per degree, cutoffs of pairs."""
-    folder = workshop.folder("double")
     settings = workshop.settings(
         training_module__model__model_dtype="float64",
         training_module__model__l_max=2,
@@ -156,5 +164,4 @@ def double(workshop):
         training_module__model__correlation="[1,3]",
         training_module__model__per_edge_type_cutoff="{H: 3.0, C: {H: 3.5, O: 3.8}}",
     )
-    run_command(folder, "nequip-train", *settings)
-    return folder
+    return once(tmp_path_factory, "double", lambda folder: real_training(folder, settings))

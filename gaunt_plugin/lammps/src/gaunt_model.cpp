@@ -2,6 +2,7 @@
 // Copyright (C) 2026 gaunt_plugin contributors. SPDX-License-Identifier: GPL-2.0-only
 
 #include <ATen/Parallel.h>
+#include <c10/core/DefaultDtype.h>
 #include <torch/cuda.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
@@ -33,18 +34,23 @@ static std::string reason(const std::exception &error)
 
 // TorchScript's default executor watches the first calls and compiles for the sizes it saw. Here
 // the number of edges changes all the time: that costs seconds at the start and again whenever a
-// size is new, and gains nothing afterwards. Run as written instead. Both settings belong to the
-// process, so they are put back.
+// size is new, and gains nothing afterwards. Run as written instead.
+// A constant times integers (nuclear charges) has torch's default dtype, which the hosts set to
+// that of the model; it would be float32 here.
+// These settings belong to the process, so they are put back.
 class RunAsWritten {
  public:
-  RunAsWritten() :
+  explicit RunAsWritten(const std::string &dtype) :
       executor(torch::jit::getExecutorMode().exchange(false)),
-      optimize(torch::jit::getGraphExecutorOptimize())
+      optimize(torch::jit::getGraphExecutorOptimize()), number(c10::get_default_dtype())
   {
     torch::jit::setGraphExecutorOptimize(false);
+    c10::set_default_dtype(
+        c10::scalarTypeToTypeMeta(dtype == "float64" ? torch::kFloat64 : torch::kFloat32));
   }
   ~RunAsWritten()
   {
+    c10::set_default_dtype(number);
     torch::jit::setGraphExecutorOptimize(optimize);
     torch::jit::getExecutorMode() = executor;
   }
@@ -53,6 +59,7 @@ class RunAsWritten {
 
  private:
   bool executor, optimize;
+  caffe2::TypeMeta number;
 };
 
 static double number(const std::string &name, const std::string &text)
@@ -144,7 +151,7 @@ Result Model::evaluate(const Graph &graph)
     auto owned = torch::zeros({nodes}, torch::kBool);
     owned.slice(0, 0, graph.num_owned).fill_(true);
 
-    const RunAsWritten settings;
+    const RunAsWritten settings(dtype);
     const auto on = program->device;
     auto output = program->module
                       .forward({vectors.to(on), index.to(on), types.to(on), owned.to(on)})

@@ -8,6 +8,7 @@
 #include "error.h"
 #include "force.h"
 #include "gaunt_model.h"
+#include "group.h"
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
@@ -18,6 +19,7 @@
 #include <exception>
 #include <fstream>
 #include <iterator>
+#include <new>
 
 using namespace LAMMPS_NS;
 
@@ -163,7 +165,7 @@ void PairGaunt::coeff(int narg, char **arg)
 
 // Atoms that LAMMPS takes out of neighbour lists because a bond joins them would be missing from
 // the model's sums.
-void PairGaunt::check_exclusions()
+void PairGaunt::check_bonds()
 {
   if (atom->molecular == Atom::ATOMIC) return;
   bool excluded[4] = {};
@@ -190,6 +192,37 @@ void PairGaunt::check_exclusions()
                "needs all neighbors: use special_bonds lj/coul 1.0 1.0 1.0 or define no bonds");
 }
 
+// comm_modify group, which Comm keeps to itself.
+struct GhostGroup : Comm {
+  static int of(const Comm *comm) { return comm->*(&GhostGroup::bordergroup); }
+};
+
+// Commands that take other pairs out of the lists, or leave ghosts away: the same.
+void PairGaunt::check_lists()
+{
+  if (neighbor->includegroup || GhostGroup::of(comm))
+    error->all(FLERR,
+               "pair_style gaunt needs neighbors and ghosts of all atoms: leave out neigh_modify "
+               "include and comm_modify group");
+  bool found = false;
+  for (int k = 0; k < neighbor->nex_type; ++k)
+    found = found || (type_map[neighbor->ex1_type[k]] >= 0 && type_map[neighbor->ex2_type[k]] >= 0);
+  int mine = 0, groups = 0;    // bits of the groups with atoms of the model
+  for (int i = 0; i < atom->nlocal; ++i)
+    if (type_map[atom->type[i]] >= 0) mine |= atom->mask[i];
+  MPI_Allreduce(&mine, &groups, 1, MPI_INT, MPI_BOR, world);
+  const int *bit = group->bitmask;
+  for (int k = 0; k < neighbor->nex_group; ++k)
+    found = found ||
+        ((groups & bit[neighbor->ex1_group[k]]) && (groups & bit[neighbor->ex2_group[k]]));
+  for (int k = 0; k < neighbor->nex_mol; ++k)
+    found = found || (groups & bit[neighbor->ex_mol_group[k]]);
+  if (found)
+    error->all(FLERR,
+               "neigh_modify exclude takes atoms of the model out of the neighbor lists, but "
+               "pair_style gaunt needs all neighbors: use neigh_modify exclude none");
+}
+
 // An owned atom may have left its subdomain by half the skin, and so may the last ghost.
 double PairGaunt::needed_comm_cutoff() const
 {
@@ -207,7 +240,8 @@ void PairGaunt::init_style()
     energy_unit = utils::get_conversion_factor(utils::ENERGY, utils::METAL2REAL);
   else
     error->all(FLERR, "pair_style gaunt needs units metal or real, not {}", update->unit_style);
-  check_exclusions();
+  check_bonds();
+  check_lists();
   Gaunt::set_threads(threads > 0 ? threads : comm->nthreads);
 
   // On one rank every ghost is the image of an atom whose neighbours are at hand.
@@ -215,9 +249,12 @@ void PairGaunt::init_style()
   neighbor->add_request(
       this, NeighConst::REQ_FULL | (needs_ghosts ? NeighConst::REQ_GHOST : NeighConst::REQ_DEFAULT));
   const double needed = needed_comm_cutoff();
-  // Before the neighbor lists are set up, which know no ghosts of several kinds either.
-  if (needs_ghosts && comm->mode != Comm::SINGLE)
-    error->all(FLERR, "pair_style gaunt needs comm_modify mode single cutoff {} on several ranks",
+  // LAMMPS has no lists of ghosts for several kinds of cutoffs.
+  const bool several = neighbor->style != Neighbor::BIN && neighbor->style != Neighbor::NSQ;
+  if (needs_ghosts && (several || comm->mode != Comm::SINGLE))
+    error->all(FLERR,
+               "pair_style gaunt needs neighbor style bin (or nsq) and comm_modify mode single cutoff "
+               "{} on several ranks",
                needed);
   if (needs_ghosts && comm->cutghostuser < needed) {
     comm->cutghostuser = needed;
@@ -264,18 +301,19 @@ void PairGaunt::compute(int eflag, int vflag)
   atoms.num_neighbors = list->numneigh;
   atoms.neighbors = list->firstneigh;
   atoms.neighbor_mask = NEIGHMASK;
-  const auto graph = Gaunt::build_graph(atoms, model->cutoff, model->layers);
-  bytes = 12.0 * all + 16.0 * graph.types.size() + 64.0 * graph.senders.size();
-  if (graph.num_owned == 0) return;
-
+  Gaunt::Graph graph;
   Gaunt::Result result;
   std::string failure;
   try {
-    result = model->evaluate(graph);
+    graph = Gaunt::build_graph(atoms, model->cutoff, model->layers);
+    if (graph.num_owned > 0) result = model->evaluate(graph);
+  } catch (const std::bad_alloc &) {
+    failure = fmt::format("out of memory while collecting the edges of {} atoms", all);
   } catch (const std::exception &problem) {
     failure = problem.what();
   }
   if (!failure.empty()) error->one(FLERR, "pair_style gaunt: {}", failure);
+  bytes = 12.0 * all + 16.0 * graph.types.size() + 64.0 * graph.senders.size();
 
   for (std::int64_t n = 0; n < graph.num_owned; ++n) {
     const double energy = energy_unit * result.energies[n];

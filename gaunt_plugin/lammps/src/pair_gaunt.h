@@ -35,7 +35,8 @@ class PairGaunt : public Pair {
 
  private:
   void allocate();
-  void check_exclusions();
+  void check_bonds();
+  void check_lists();
   double needed_comm_cutoff() const;
 
   std::unique_ptr<Gaunt::Model> model;
