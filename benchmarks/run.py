@@ -40,10 +40,10 @@ def main():
     parser.add_argument(
         "--memory", type=float, help="GB of a process; default: 0.7 of what is free"
     )
-    parser.add_argument("--budget", type=float, help="s for the repeats of one pass; default: 2")
+    parser.add_argument("--budget", type=float, help="s for the repeats of one pass; default: 1")
     args = parser.parse_args()
     threads = args.threads or (1 if args.quick else os.cpu_count())
-    budget = args.budget or (0.01 if args.quick else 2)
+    budget = args.budget or (0.01 if args.quick else 1)
     host = args.env or ("mace" if importlib.util.find_spec("mace") else "nequip")
     # Threads of this process would be lost in its forks.
     torch.set_num_threads(1)
