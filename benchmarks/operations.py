@@ -198,8 +198,8 @@ def many_bodies(quick):
     atoms, channels = (3, 2) if quick else (135, 128)
     series = {
         "many-body product, ν = 3": [(l, min(l, 2), 3) for l in range(1, 7)],
-        "many-body product, l ≤ 3 → l ≤ 1": [(3, 1, nu) for nu in range(2, 9)],
-        "many-body product, l ≤ 2 → l ≤ 1": [(2, 1, nu) for nu in range(2, 9)],
+        "many-body product, l ≤ 3 → l ≤ 1": [(3, 1, nu) for nu in (2, 3, 4, 6, 8)],
+        "many-body product, l ≤ 2 → l ≤ 1": [(2, 1, nu) for nu in (2, 3, 4, 5, 6, 8)],
     }
     cases = []
     for name, sizes in series.items():
@@ -237,4 +237,6 @@ def ceilings(quick):
 
 
 def cases(quick):
-    return [*ceilings(quick), *tensor_products(quick), *convolutions(quick), *many_bodies(quick)]
+    found = [tensor_products(quick), convolutions(quick), many_bodies(quick)]
+    # One case of each kind shows that it runs.
+    return [*ceilings(quick), *(case for kind in found for case in (kind[:1] if quick else kind))]

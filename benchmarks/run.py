@@ -36,14 +36,14 @@ def main():
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--only", default="", metavar="PATTERN", help="of the names of series")
     parser.add_argument("--out", type=Path, help="folder; default: docs/benchmarks, quick: runs/")
-    parser.add_argument("--seconds", type=float, default=30, help="limit of one call")
+    parser.add_argument("--seconds", type=float, default=20, help="limit of one call")
     parser.add_argument(
         "--memory", type=float, help="GB of a process; default: 0.7 of what is free"
     )
-    parser.add_argument("--budget", type=float, help="s for the repeats of one pass; default: 1")
+    parser.add_argument("--budget", type=float, help="s for the repeats of one pass; default: 0.6")
     args = parser.parse_args()
     threads = args.threads or (1 if args.quick else os.cpu_count())
-    budget = args.budget or (0.01 if args.quick else 1)
+    budget = args.budget or (0.001 if args.quick else 0.6)
     host = args.env or ("mace" if importlib.util.find_spec("mace") else "nequip")
     # Threads of this process would be lost in its forks.
     torch.set_num_threads(1)

@@ -133,12 +133,12 @@ def measure(case: Case, settings: Settings, given_up: dict[tuple, str]) -> list[
                 elif not process.alive:
                     stop(name, work, "not reached")
             turn = sum(seconds for (seconds,) in times.values())
-            repeats = max(1, min(settings.repeats, int(settings.budget / max(turn, 1e-9))))
-            if turn > 2 * settings.budget:
+            repeats = min(settings.repeats, max(settings.budget / max(turn, 1e-9), 3))
+            if turn > 4 * settings.budget:
                 repeats = 0  # the last call before is the result
             else:
                 times = {name: [] for name in times}
-            for _ in range(repeats):
+            for _ in range(int(repeats)):
                 for name in list(times):
                     with suppress(Stopped):
                         seconds, before, peak = running[name].ask(work)
@@ -193,7 +193,7 @@ class _Process:
         self.alive = True
 
     def ask(self, question: str):
-        time.sleep(0.002)  # for the other processes' threads to fall asleep
+        time.sleep(0.015)  # until the threads of the one before sleep: OpenMP's wait for work
         self.pipe.send(question)
         return self.answer()
 
@@ -256,11 +256,14 @@ def _pass(call: Callable[[], object], settings: Settings) -> tuple[float, float,
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the peak starts again
         before = _status("VmRSS")
-    start = time.perf_counter()
-    call()
-    if gpu:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
+    seconds = 0.0
+    for _ in range(2):  # a short call once more, with threads awake and caches warm
+        if seconds < 0.1:
+            start = time.perf_counter()
+            call()
+            if gpu:
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if gpu else _status("VmHWM")
     return seconds, before / 1e6, peak / 1e6
 
