@@ -1,52 +1,44 @@
-"""Gaunt against stock NequIP, side by side in one process. Environment: nequip.
+"""Whole models of NequIP, stock and Gaunt: the suite's cases for its environment."""
 
-    python benchmarks/nequip_speed.py [--threads 2] [--repeats 7] [--lmax 1 2 3 4]
+from functools import partial
 
-Prints a Markdown table: training step on energies and forces, and energy + forces, of 5 molecules
-of 3BPA from the sample in the repository; medians of interleaved runs. Peak memory is that of one
-training step in a process of its own.
-"""
-
-import argparse
-import platform
-from importlib.metadata import version
-from pathlib import Path
-
-import ase.io
+import numpy as np
 import torch
 from nequip.data import AtomicDataDict, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
-from timing import interleaved, memory, resident
+from structures import BOX_500, BOXES, molecules, program, water
+from timing import Case, Work
 
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
-SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "3bpa_sample" / "train_300K.xyz"
 TYPES = ["C", "H", "N", "O"]
-BUILDERS = {"stock": NequIPGNNModel, "gaunt": GauntNequIPGNNModel, "product": GauntNequIPGNNModel}
 
 
-def batch(size=5, cutoff=5.0):
+def batch(frames, cutoff=5.0):
     transforms = [
         ChemicalSpeciesToAtomTypeMapper(TYPES, {t: t for t in TYPES}),
         NeighborListTransform(r_max=cutoff),
     ]
-    frames = []
-    for atoms in ase.io.read(SAMPLE, f":{size}"):
-        frame = from_ase(atoms)
+    graphs = []
+    for atoms in frames:
+        atoms.calc = None
+        graph = from_ase(atoms)
         for transform in transforms:
-            frame = transform(frame)
-        frames.append(frame)
-    data = AtomicDataDict.batched_from_list(frames)
-    return {k: v.float() if v.is_floating_point() else v for k, v in data.items()}
+            graph = transform(graph)
+        graphs.append(graph)
+    data = AtomicDataDict.batched_from_list(graphs)
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    return {k: (v.to(dtype) if v.is_floating_point() else v).to(device) for k, v in data.items()}
 
 
-def model(kind, lmax, features, layers):
-    options = {"correlation": 3} if kind == "product" else {}
-    return BUILDERS[kind](
+def model(correlation, lmax, features=64, layers=4):
+    """NequIP's own (correlation 0) or ours, with a many-body product beyond correlation 1."""
+    builder = GauntNequIPGNNModel if correlation else NequIPGNNModel
+    return builder(
         seed=0,
-        model_dtype="float32",
+        model_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
         type_names=TYPES,
         r_max=5.0,
         num_layers=layers,
@@ -58,14 +50,14 @@ def model(kind, lmax, features, layers):
         avg_num_neighbors=16.6,
         per_type_energy_shifts=dict.fromkeys(TYPES, 0.0),
         per_type_energy_scales=1.0,
-        **options,
+        **({"correlation": correlation} if correlation > 1 else {}),
     )
 
 
 def training_step(net, data):
     net.train()
     out = net(data.copy())
-    loss = (out["forces"] - data["forces"]).square().mean() + out["total_energy"].square().mean()
+    loss = (out["forces"] - 1).square().mean() + out["total_energy"].square().mean()
     net.zero_grad()
     loss.backward()
 
@@ -75,55 +67,58 @@ def energy_forces(net, data):
     net(data.copy())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--lmax", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--kinds", nargs="+", default=["stock", "gaunt", "product"])
-    parser.add_argument("--memory", nargs=2, metavar=("KIND", "LMAX"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def whole(correlation, frames, *sizes, training=True):
+    """Passes of a model on a batch."""
     set_global_state()
-    data = batch()
-    if args.memory:
-        kind, lmax = args.memory[0], int(args.memory[1])
-        net = model(kind, lmax, args.features, args.layers)
-        before = resident()
-        training_step(net, data)
-        print(before, resident())
-        return
-    edges = data["edge_index"].shape[1]
-    print(
-        f"float32, {args.threads} threads, {platform.machine()}, torch {torch.__version__}, "
-        f"nequip {version('nequip')}, e3nn {version('e3nn')}, medians of {args.repeats}; "
-        f"5 x 3BPA, {edges} edges, {args.features} features, {args.layers} layers, no parity; "
-        "product: a many-body product of 3 factors after each convolution\n"
-    )
-    print("| l_max | operation | model | stock ms | Gaunt ms | ratio | peak GB, stock / Gaunt |")
-    print("|---|---|---|---|---|---|---|")
-    for lmax in args.lmax:
-        nets = {kind: model(kind, lmax, args.features, args.layers) for kind in args.kinds}
-        peak = {}
-        for kind in args.kinds:
-            own = ["--memory", kind, str(lmax), "--threads", str(args.threads)]
-            own += ["--features", str(args.features), "--layers", str(args.layers)]
-            peak[kind] = memory(__file__, own)[1]
-        for name, call in (("training step", training_step), ("energy + forces", energy_forces)):
-            times = interleaved(
-                {kind: lambda net=net, call=call: call(net, data) for kind, net in nets.items()},
-                args.repeats,
-            )
-            for kind in args.kinds[1:]:
-                print(
-                    f"| {lmax} | {name} | {kind} | {times['stock']:.0f} | {times[kind]:.0f} "
-                    f"| {times['stock'] / times[kind]:.2f} "
-                    f"| {peak['stock']:.2f} / {peak[kind]:.2f} |",
-                    flush=True,
-                )
+    data = batch(frames())
+    net = model(correlation, *sizes).to(torch.get_default_device())
+    passes = {"energy + forces": lambda: energy_forces(net, data)}
+    if training:
+        passes["training step"] = lambda: training_step(net, data)
+    return Work(passes)
 
 
-if __name__ == "__main__":
-    main()
+def exported(correlation, frames, *sizes):
+    """The TorchScript file that LAMMPS runs."""
+    set_global_state()
+    data = batch(frames())
+    cell = data.get("cell", torch.zeros(1, 3, 3)).view(3, 3)
+    shifts = data["edge_cell_shift"] @ cell if "edge_cell_shift" in data else torch.zeros(1, 3)
+    graphs = {"edge_index": data["edge_index"], "positions": data["pos"], "shifts": shifts}
+    return program(model(correlation, *sizes), graphs, data["atom_types"])
+
+
+def cases(quick):
+    def case(series, x, shape, build, *arguments, product=(), dtype="", **options):
+        kinds = {"NequIP": 0, "Gaunt": 1} | {f"Gaunt, ν = {nu}": nu for nu in product}
+        kinds = {name: partial(build, nu, *arguments, **options) for name, nu in kinds.items()}
+        found.append(Case(series, x, shape, kinds, dtype))
+
+    found = []
+    few, one = partial(molecules, 5), partial(molecules, 1)
+    if quick:
+        case("NequIP, l_max", 1, "1 molecule, tiny", whole, one, 1, 2, 2)
+        case("NequIP, exported", 27, "1 molecule, tiny", exported, one, 1, 2, 2)
+        return found
+    for lmax in range(1, 5):
+        shape = f"5 molecules, l_max {lmax}, 64 features, 4 layers"
+        product = (2, 3, 4, 5) if lmax == 2 else (3,) if lmax < 4 else ()
+        case("NequIP, l_max", lmax, shape, whole, few, lmax, product=product)
+    shape = "5 molecules, l_max 3, 64 features, 5 layers"
+    case("NequIP, published size", 5, shape, whole, few, 3, 64, 5)
+    for dtype in ("float32", "float64"):
+        for number in (1, 5, 20):
+            shape = f"{number} molecules, l_max 2, 32 features, 4 layers"
+            frames = partial(molecules, number)
+            case(f"NequIP, batch, {dtype}", number, shape, whole, frames, 2, 32, dtype=dtype)
+    for cells in BOXES:
+        atoms = 3 * int(np.prod(cells))
+        box = lambda cells=cells: [water(*cells)]  # noqa: E731
+        shape = f"{atoms} atoms of water, l_max 2, 32 features, 4 layers"
+        case("NequIP, periodic box", atoms, shape, whole, box, 2, 32, training=False)
+    box = lambda: [water(*BOX_500)]  # noqa: E731
+    for name, frames in (("molecule", one), ("box", box)):
+        for lmax in (1, 2, 3):
+            shape = f"l_max {lmax}, 32 features, 4 layers"
+            case(f"NequIP, exported, {name}", lmax, shape, exported, frames, lmax, 32)
+    return found

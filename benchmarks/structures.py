@@ -1,0 +1,57 @@
+"""Structures that both hosts' models are timed on, and exported models."""
+
+import tempfile
+from pathlib import Path
+
+import ase.build
+import ase.io
+import numpy as np
+import torch
+from timing import Work
+
+from gaunt_plugin.lammps import contract
+from gaunt_plugin.lammps.export import export, run_as_written
+
+SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "3bpa_sample" / "train_300K.xyz"
+
+
+def molecules(number):
+    """Frames of 3BPA, 27 atoms each, as they come in the sample and again from the start."""
+    frames = ase.io.read(SAMPLE, f":{min(number, 50)}")
+    return [frames[i % len(frames)].copy() for i in range(number)]
+
+
+def water(*cells):
+    """Molecules of water at the density of the liquid, turned at random: a periodic box."""
+    rng = np.random.default_rng(0)
+    spacing = 3.104  # Å, one molecule per cube
+    box = ase.Atoms(cell=spacing * np.array(cells), pbc=True)
+    for place in np.ndindex(*cells):
+        molecule = ase.build.molecule("H2O")
+        molecule.euler_rotate(*rng.uniform(0, 360, 3))
+        molecule.translate(spacing * (np.array(place) + 0.5))
+        box += molecule
+    return box
+
+
+# 108 to 5184 atoms
+BOXES = ((3, 3, 4), (5, 6, 6), (8, 8, 8), (12, 12, 12))
+BOX_500 = BOXES[1]
+
+
+def program(net, graphs, types):
+    """An exported model, run as ``pair_style gaunt`` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.pt")
+        export(net, path)
+        script, _ = contract.load(path)
+    index = graphs["edge_index"]
+    positions = graphs["positions"].double()
+    vectors = positions[index[1]] - positions[index[0]] + graphs["shifts"].double()
+    owned = torch.ones(len(types), dtype=torch.bool)
+
+    def call():
+        with run_as_written():
+            return script(vectors.detach(), index, types, owned)
+
+    return Work({"exported, TorchScript": call})

@@ -1,0 +1,72 @@
+"""The benchmarks run, on tiny cases of every kind."""
+
+import csv
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = "mace" if importlib.util.find_spec("mace") else "nequip"
+MODELS = {
+    "mace": ["degree", "calculator", "exported", "many-body"],
+    "nequip": ["l_max", "exported"],
+}
+
+
+def test_quick_run_writes_measurements_and_a_page(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra 'benchmarks' is not installed")
+    out = tmp_path / "results"
+    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--out", out]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+
+    lines = (out / f"{HOST}-cpu.csv").read_text().splitlines()
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("# ")))
+    for kind in ["ceilings", "feature interaction", "convolution", *MODELS[HOST]]:
+        assert any(kind in row["series"] for row in rows), kind
+    for row in rows:
+        if "not installed" in row["result"]:
+            continue
+        assert row["result"] == "ok", row
+        assert float(row["median"]) > 0, row
+        assert float(row["memory_peak"]) >= float(row["memory_before"]) > 0, row
+    assert {"forward", "forward + backward", "training on forces"} <= {r["work"] for r in rows}
+    assert all(int(r["bytes"]) > 0 for r in rows if r["work"] == "forward")
+
+    page = out.with_suffix(".md").read_text()
+    for row in rows:
+        assert row["shape"] in page, row
+
+
+FAILURES = {
+    "time.sleep(60)": "> 0.5 s",
+    "torch.zeros(1 << 40)": "out of memory",
+    "os._exit(1)": "out of memory",
+    "1 / 0": "ZeroDivisionError: division by zero",
+}
+
+
+def test_a_contender_that_fails_says_so_and_is_not_tried_again():
+    program = f"""
+import os, sys, time, torch
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+from timing import Case, Settings, Work, measure
+calls = dict(good=lambda: 0, {", ".join(f"c{i}=lambda: {c}" for i, c in enumerate(FAILURES))})
+given_up = {{}}
+for x in (1, 2):
+    contenders = {{name: lambda c=call: Work({{"work": c}}) for name, call in calls.items()}}
+    settings = Settings(seconds=0.5, memory=1e9, threads=1, repeats=1)
+    print([row.result for row in measure(Case("series", x, "", contenders), settings, given_up)])
+print(list(given_up.values()))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    results = list(FAILURES.values())
+    assert done.stdout.splitlines() == [
+        str(r) for r in (["ok", *results], ["ok", *results], results)
+    ]
