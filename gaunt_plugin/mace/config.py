@@ -78,7 +78,9 @@ class GauntConfig:
                     raise ValueError(f"gaunt {name} must be {limit}, got {entry!r}")
         for product, antisymmetric in zip(values["product"], values["antisymmetric"]):
             if type(antisymmetric) is not bool:
-                raise ValueError(f"gaunt antisymmetric must be true or false, got {antisymmetric!r}")
+                raise ValueError(
+                    f"gaunt antisymmetric must be true or false, got {antisymmetric!r}"
+                )
             if antisymmetric and product != "nested":
                 raise ValueError(
                     "gaunt antisymmetric belongs to product 'nested'; use false in layers with "

@@ -353,7 +353,8 @@ def test_options_reach_the_layers():
     assert first.product.channels == 3
     assert third.product is None
     assert [mul for mul, _ in third.linear_1.irreps_out] == 3 * [12]
-    assert first.selfmix.rank == 2 and third.selfmix is None
+    assert first.selfmix.rank == 2
+    assert third.selfmix is None
     copies = {parameter.shape[1] for parameter in first.product.orders[1].parameters()}
     assert copies  # weights per element and copy
     assert all(
@@ -379,17 +380,16 @@ def test_antisymmetric_couplings_are_reached():
 
 def test_product_of_both_parities():
     options = {"parity": True, "l_max": 1, "num_layers": 3, "correlation": 2}
-    one, two = (
-        convolutions(make_model(**options, product_parity=both))[1].product for both in (False, True)
-    )
-    assert str(one.irreps_in) == "4x0e+4x1o"
-    assert str(two.irreps_in) == "4x0e+4x1o+4x1e"
+    models = [make_model(**options, product_parity=both) for both in (False, True)]
+    one, two = (convolutions(model)[1].product.irreps_in for model in models)
+    assert str(one) == "4x0e+4x1o"
+    assert str(two) == "4x0e+4x1o+4x1e"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"parametrization": "cg"}, "unknown parametrization 'cg'; possible: power, paper, full, nested"),
+        ({"parametrization": "cg"}, "unknown parametrization 'cg'; possible: power, paper, full"),
         ({"rank": 0}, "rank must be a whole number, at least 1, got 0"),
         ({"rank": 1.5}, "rank must be a whole number"),
         ({"views": 0}, "views must be a whole number, at least 1, got 0"),
