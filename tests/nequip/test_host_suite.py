@@ -86,7 +86,7 @@ class TestCompiledFiles(
     """The same tests and those of compiled files, for one small model.
 
     They train, and generate C++, more than a minute of a compiler, for each of two data sets, two
-    dtypes and two kinds of saved models. conftest.py takes four of the eight, every pair of these
+    dtypes and two kinds of saved models. conftest.py takes two of the eight, with every one of these
     choices among them; all eight run with GAUNT_TEST_ALL=1.
     """
 
