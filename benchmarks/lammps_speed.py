@@ -38,12 +38,12 @@ STRUCTURES = Path(__file__).resolve().parents[1] / "examples" / "lammps"
 # Steps of a run by structure.
 SIZES = {
     "mace": {
-        "16x0e+16x1o": {"molecule": 100, "box": 8},
+        "16x0e+16x1o": {"molecule": 60, "box": 4},
         "64x0e+64x1o+64x2e": {"molecule": 20, "box": 1},
         "256x0e+256x1o+256x2e": {"molecule": 4},
     },
     "nequip": {  # features, layers, l_max
-        "16 features, 3 layers, l_max 2": {"molecule": 100, "box": 8},
+        "16 features, 3 layers, l_max 2": {"molecule": 60, "box": 4},
         "64 features, 4 layers, l_max 2": {"molecule": 20, "box": 2},
         "64 features, 4 layers, l_max 3": {"molecule": 10, "box": 1},
     },

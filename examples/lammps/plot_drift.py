@@ -30,11 +30,12 @@ def main() -> None:
         import matplotlib.pyplot as plt
 
         figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-        for name, (time, energy) in curves.items():
-            axes.plot(time, energy, label=name, linewidth=1)
+        for k, (name, (time, energy)) in enumerate(curves.items()):
+            dashes = "-" if k == 0 else (3 * k, (3, 3 * len(curves) - 3))  # others show between
+            axes.plot(time, energy, label=name, linewidth=1, linestyle=dashes)
         axes.set(xlabel="time (ps)", ylabel="total energy - start (meV/atom)")
-        axes.legend(frameon=False)
-        figure.savefig(args.plot, dpi=150)
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize="small")
+        figure.savefig(args.plot, dpi=100)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ The program takes a graph and returns energies and their gradients::
 With ``g`` the gradients and ``d`` the vectors, forces are ``F[receiver] -= g``, ``F[sender] += g``
 and the virial (``sum r_i F_i``) is ``-sum d g``. An energy depends on edges into atoms that are
 fewer than ``layers`` edges away; with those present it is the same on any number of ranks.
+Torch's default dtype must be the file's: the product of a constant and integers has it.
 
 The description lies beside the program, one TorchScript extra file per entry (the names below).
 An entry added later leaves ``VERSION`` alone; a change that an older reader would get wrong

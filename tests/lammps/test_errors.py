@@ -108,6 +108,9 @@ def messages(tmp_path_factory, exported, cache, python):
         "excluded types": right.replace("run 0", "neigh_modify exclude type 1 2\nrun 0"),
         "excluded groups": right.replace(
             "run 0", "group a type 1\ngroup b type 2 3\nneigh_modify exclude group a b\nrun 0"),
+        "excluded molecules": right.replace(
+            "run 0", "fix m all property/atom mol\nset group all mol 1\n"
+            "neigh_modify exclude molecule/intra all\nrun 0"),
         "included group": right.replace(
             "run 0", "group a type 1\natom_modify first a\nneigh_modify include a\nrun 0"),
         "ghosts of a group": right.replace(
@@ -153,6 +156,7 @@ def messages(tmp_path_factory, exported, cache, python):
         "no threads": ["at least 1"],
         "excluded types": ["neigh_modify exclude", "neigh_modify exclude none"],
         "excluded groups": ["neigh_modify exclude", "neigh_modify exclude none"],
+        "excluded molecules": ["neigh_modify exclude", "neigh_modify exclude none"],
         "included group": ["leave out neigh_modify include"],
         "ghosts of a group": ["leave out", "comm_modify group"],
         "NULL without hybrid": ["All pair coeffs are not set"],

@@ -35,8 +35,8 @@ static std::string reason(const std::exception &error)
 // TorchScript's default executor watches the first calls and compiles for the sizes it saw. Here
 // the number of edges changes all the time: that costs seconds at the start and again whenever a
 // size is new, and gains nothing afterwards. Run as written instead.
-// A constant times integers (nuclear charges) has torch's default dtype, which the hosts set to
-// that of the model; it would be float32 here.
+// A constant times integers (nuclear charges) has torch's default dtype, which MACE sets to that of
+// the model; it would be float32 here.
 // These settings belong to the process, so they are put back.
 class RunAsWritten {
  public:
