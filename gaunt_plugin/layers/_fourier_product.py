@@ -28,6 +28,7 @@ class FourierProduct(SphereProduct):
 
     def _prepare(self) -> None:
         self.frequency = self.lmax1 + self.lmax2
+        self.nodes = torus_size(self.frequency) ** 2
 
     def _values(self, ls: List[int], lmax: int) -> torch.nn.Module:
         return _ToTorus(ls, lmax, self.frequency, [""])

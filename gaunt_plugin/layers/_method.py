@@ -15,7 +15,7 @@ METHODS = ("auto", "grid", "fourier")
 # Nanoseconds on one CPU core, float32: per multiply-add of a matrix product of the size of a grid's
 # and of one of the small ones per order, per number of a field that is touched, and per number and
 # log2(numbers) of a 2D FFT of real values.
-_GRID, _SERIES, _TOUCH, _FFT = 0.03, 0.1, 1.0, 1.0
+_GRID, _SERIES, _TOUCH, _FFT = 0.03, 0.1, 1.0, 0.5
 
 
 def choose_method(method: str, l_in: tuple[int, ...], l_out: int) -> str:

@@ -8,8 +8,10 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
+from gaunt_plugin.layers._bilinear import by_rows
 from gaunt_plugin.layers._irreps import Irrep
 from gaunt_plugin.layers._tables import TableModule
+from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.paths import Path
 from gaunt_plugin.sphere import (
     coupling_norm,
@@ -115,6 +117,7 @@ class SphereProduct(torch.nn.Module):
     def _prepare(self) -> None:
         lmax3 = max(ir.l for ir in self.irreps3)
         self.rule = quadrature(self.lmax1 + self.lmax2 + lmax3)
+        self.nodes = len(self.rule.nodes)
 
     def _values(self, ls: List[int], lmax: int) -> torch.nn.Module:
         return _Dense((real_harmonics(ls, self.rule.nodes) * input_scales(ls, False)).T)
@@ -131,6 +134,17 @@ class SphereProduct(torch.nn.Module):
         return _Dense(real_harmonics(ls, self.rule.nodes) * self.rule.weights[:, None] * factors)
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        # Not one condition: TorchScript compiles the right-hand side of `and`.
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if not is_traced():
+                return self._by_rows(a, b)
+        return self._multiply(a, b)
+
+    @torch.jit.unused
+    def _by_rows(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return by_rows(self._multiply, a, b, self.nodes)
+
+    def _multiply(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         an, ap = a[:, : self.natural1], a[:, self.natural1 :]
         bn, bp = b[:, : self.natural2], b[:, self.natural2 :]
         fields = (self.values1n(an), self.values1p(ap), self.values2n(bn), self.values2p(bp))

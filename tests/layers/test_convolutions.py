@@ -178,6 +178,31 @@ def test_aligned_is_smooth(point, way):
     assert (near.abs().amax(1) < TOLERANCES["derivative"] * size).all()
 
 
+@pytest.mark.parametrize("pole", [(0, 1, 0), (0, -1, 0)])
+@pytest.mark.parametrize("way", WAYS)
+def test_aligned_near_the_polar_axis_is_its_taylor_series(pole, way):
+    """Exactly on the axis and 1e-12 to 1e-3 beside it: no jump, no loss of digits."""
+    irreps = "0e+0o+1o+1e+2e+3o+3e+4e"
+    layer = AlignedConvolution(irreps, "1o", irreps)
+    x, weights = torch.randn(2, layer.irreps_in.dim), torch.randn(1, layer.weight_numel)
+
+    def at(t):
+        return derivatives_along(layer, x, weights, pole, way, t)
+
+    zero = at(0.0)
+    assert zero.isfinite().all()
+    # Third derivatives are of the size of l^3 times the values.
+    third = 100 * zero.abs().max()
+    for t in (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3):
+        for s in (t, -t):
+            value, first, second = at(s)
+            series = zero[0] + s * zero[1] + s**2 / 2 * zero[2], zero[1] + s * zero[2], zero[2]
+            rounding = 1e-12 * zero.abs().max()
+            assert (value - series[0]).abs().max() < t**3 * third + rounding
+            assert (first - series[1]).abs().max() < t**2 * third + rounding
+            assert (second - series[2]).abs().max() < t * third + rounding
+
+
 @pytest.mark.parametrize("name", cases.CONVOLUTIONS)
 def test_exact_axes_and_zero_vectors_give_finite_numbers(name):
     layer = cases.BUILD[name]()

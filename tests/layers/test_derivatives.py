@@ -7,6 +7,7 @@ from gaunt_plugin.layers import (
     GauntManyBody,
     GauntSelfmix,
     GauntTensorProduct,
+    _bilinear,
 )
 
 from ..tolerances import assert_close
@@ -151,3 +152,28 @@ def test_hessians_in_one_sweep(name):
     assert_close(torch.vmap(row)(directions), expected, "oracle")
     matrix = expected.view(variable.numel(), -1)
     assert_close(matrix, matrix.T, "oracle")
+
+
+@pytest.mark.parametrize("method", ["grid", "fourier"])
+def test_products_of_many_rows(method, monkeypatch):
+    """Made again block by block: the same values and derivatives, under vmap too."""
+    layer = GauntTensorProduct("1o+1e", "1o+1e", "0e+1o+1e", "uuu", method=method)
+    x, y = (torch.randn(5, 6, requires_grad=True) for _ in range(2))
+
+    def results():
+        energy = layer(x, layer(x, y).repeat(1, 2)[:, :6]).pow(3).sum()
+        first = torch.autograd.grad(energy, (x, y, layer.weight), create_graph=True)
+        second = torch.autograd.grad(first[0].pow(3).sum(), (x, y, layer.weight), create_graph=True)
+        third = torch.autograd.grad(
+            second[0].square().sum(), (x, y, layer.weight), retain_graph=True
+        )
+        row = torch.vmap(lambda v: torch.autograd.grad(first[0], x, v, retain_graph=True)[0])
+        return [energy, *first, *second, *third, row(torch.eye(30).view(30, 5, 6))]
+
+    expected = results()
+    monkeypatch.setattr(_bilinear, "LARGE", 0)
+    monkeypatch.setitem(_bilinear._BLOCK, "cpu", 2 * layer.product.nodes)
+    for actual, value in zip(results(), expected, strict=True):
+        assert_close(actual, value, "oracle")
+    inputs = [x, y, layer.weight.detach().clone().requires_grad_()]
+    assert torch.autograd.gradgradcheck(layer, inputs)
