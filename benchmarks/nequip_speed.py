@@ -107,7 +107,7 @@ def cases(quick):
     shape = "5 molecules, l_max 3, 64 features, 5 layers"
     case("NequIP, published size", 5, shape, whole, few, 3, 64, 5)
     for dtype in ("float32", "float64"):
-        for number in (1, 5, 20):
+        for number in (1, 5, 20) if dtype == "float32" else (1, 5):
             shape = f"{number} molecules, l_max 2, 32 features, 4 layers"
             frames = partial(molecules, number)
             case(f"NequIP, batch, {dtype}", number, shape, whole, frames, 2, 32, dtype=dtype)

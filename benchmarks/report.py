@@ -91,6 +91,33 @@ def table(rows, ceiling):
     return lines
 
 
+def summary(rows):
+    """Lines of a Markdown table: our default against the first contender, one row per series."""
+    lines = ["| | largest that both manage | passes: times faster | memory, ours / theirs |"]
+    lines.append("|---|---|---|---|")
+    for series, of_series in itertools.groupby(rows, key=lambda r: r["series"]):
+        of_series = [r for r in of_series if "median" in r]
+        names = list(dict.fromkeys(r["contender"] for r in of_series))
+        ours = next((name for name in names if own(name)), None)
+        found = {(r["shape"], r["work"], r["contender"]): r for r in of_series}
+        pairs = [
+            (found[shape, work, names[0]], row)
+            for (shape, work, name), row in found.items()
+            if name == ours and (shape, work, names[0]) in found
+        ]
+        if not pairs or own(names[0]):
+            continue
+        shape = pairs[-1][0]["shape"]
+        pairs = [pair for pair in pairs if pair[0]["shape"] == shape]
+        ratios = [f"{b['work']} {number(a['median'] / b['median'])}" for a, b in pairs]
+        peaks = [max(pair[side]["memory_peak"] for pair in pairs) for side in (1, 0)]
+        lines.append(
+            f"| {series}: {ours} / {names[0]} | {shape} | {', '.join(ratios)} "
+            f"| {peaks[0] / peaks[1]:.2f} |"
+        )
+    return lines
+
+
 def number(x):
     return f"{x:.0f}" if x >= 100 else f"{x:.2g}" if x < 10 else f"{x:.1f}"
 
@@ -158,6 +185,7 @@ def write(folder):
                 f"copy {ceiling[0] / 1e6:.1f} GB/s, matrix product {ceiling[1] / 1e6:.0f} GFlop/s"
             )
             lines.append(f"\nMeasured: {text}.")
+        lines += ["", *summary(rows)]
         for series, of_series in itertools.groupby(rows, key=lambda r: r["series"]):
             of_series = list(of_series)
             if series == "ceilings":

@@ -41,6 +41,7 @@ def main():
         "--memory", type=float, help="GB of a process; default: 0.7 of what is free"
     )
     parser.add_argument("--budget", type=float, help="s for the repeats of one pass; default: 0.6")
+    parser.add_argument("--minutes", type=float, default=15, help="no case is begun after these")
     args = parser.parse_args()
     threads = args.threads or (1 if args.quick else os.cpu_count())
     budget = args.budget or (0.001 if args.quick else 0.6)
@@ -67,6 +68,10 @@ def main():
         writer.writeheader()
         for number, case in enumerate(cases, 1):
             minutes = (time.monotonic() - start) / 60
+            if minutes > args.minutes:
+                left = dict.fromkeys(case.series for case in cases[number - 1 :])
+                print("# not measured for lack of time:", ", ".join(left), file=file)
+                break
             print(f"[{number}/{len(cases)}, {minutes:.1f} min] {case.series}: {case.shape}")
             for row in measure(case, settings, given_up):
                 writer.writerow(asdict(row))
