@@ -6,7 +6,7 @@ Each case runs in LAMMPS; what it ends with goes to the host's ASE calculator.
 import pytest
 from ase import Atoms
 
-from .simulation import Case, assert_like_ase, simulate
+from .simulation import Case, assert_like_ase, header, simulate, write_data
 from .structures import molecule, triclinic
 
 RUN = "timestep 0.0005\nfix 1 all nve\nrun 3"
@@ -69,6 +69,13 @@ CHANGES = {
     "velocities scaled": (
         triclinic, "fix 2 all temp/rescale 1 200 250 0.01 1.0\nvelocity all scale 400", RUN
     ),
+    "types swapped": (
+        triclinic, "fix 2 all atom/swap 1 5 29494 300 ke no types 1 2", RUN
+    ),
+    "inserted and deleted": (
+        triclinic, "fix 2 all gcmc 1 5 5 2 29494 300 -5 0.1", RUN
+    ),
+    "two time steps": (triclinic, "run_style respa 2 2 pair 2", RUN),
     "two temperatures": (
         triclinic, "fix 2 all temp/berendsen 300 300 0.01\n", RUN + "\nunfix 2\nrun 2"
     ),
@@ -112,3 +119,28 @@ def results(lammps, exported):
 def test_same_as_ase(results, calculator, name):
     for result in results[name]:
         assert_like_ase(result, calculator("gaunt"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_atom_that_monte_carlo_takes_away(lammps, exported, calculator, ranks):
+    """As ``fix gcmc`` tries a deletion: the atom has no energy of its own either."""
+    atoms, folder = triclinic(), lammps.folder()
+    write_data(folder / "data.lammps", atoms)
+    text = (
+        header(atoms, exported("gaunt"))
+        + """
+neigh_modify every 1 delay 0 check no
+group gone empty
+neigh_modify exclude group gone all
+thermo 1
+run 0
+group gone id 5
+run 1 pre no
+print "RESULT $(pe:%.17g)"
+"""
+    )
+    output = lammps.run(text, folder, ranks)
+    (line,) = [line for line in output.splitlines() if line.startswith("RESULT")]
+    del atoms[4]
+    atoms.calc = calculator("gaunt")
+    assert float(line.split()[1]) == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)

@@ -292,6 +292,13 @@ void PairGaunt::compute(int eflag, int vflag)
     tags[i] = atom->tag[i];
     types[i] = type_map[atom->type[i]];
   }
+  // Monte Carlo fixes try a deletion by excluding an atom from all others: it isn't there.
+  for (int k = 0; k < neighbor->nex_group; ++k) {
+    if (neighbor->ex2_group[k] != 0) continue;    // group all
+    const int gone = group->bitmask[neighbor->ex1_group[k]];
+    for (int i = 0; i < all; ++i)
+      if (atom->mask[i] & gone) types[i] = -1;
+  }
   Gaunt::Atoms atoms;
   atoms.num_owned = list->inum;
   atoms.owned = list->ilist;
