@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from e3nn import o3
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work
+from timing import Case, Work, device
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
@@ -74,9 +74,7 @@ def training_step(net, graphs):
 
 def whole(kind, frames, *sizes, training=True):
     """Passes of a model on a batch."""
-    net, graphs = model(kind, *sizes), batch(frames())
-    device = torch.get_default_device()
-    net, graphs = net.to(device), graphs.to(device)
+    net, graphs = model(kind, *sizes).to(device()), batch(frames()).to(device())
     passes = {"energy + forces": lambda: net(copy.copy(graphs).to_dict())}
     if training:
         passes["training step"] = lambda: training_step(net, graphs)
@@ -85,9 +83,9 @@ def whole(kind, frames, *sizes, training=True):
 
 def calculator(kind, frames, hidden):
     """ASE's calculator, with its list of neighbours."""
-    atoms, device = frames()[0], str(torch.get_default_device())
+    atoms = frames()[0]
     name = str(torch.get_default_dtype()).removeprefix("torch.")
-    atoms.calc = MACECalculator(models=model(kind, hidden), device=device, default_dtype=name)
+    atoms.calc = MACECalculator(models=model(kind, hidden), device=device(), default_dtype=name)
 
     def call():
         atoms.positions[0, 0] += 1e-4  # or it would return what it knows

@@ -9,7 +9,7 @@ from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborList
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work
+from timing import Case, Work, device
 
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
@@ -29,8 +29,8 @@ def batch(frames, cutoff=5.0):
             graph = transform(graph)
         graphs.append(graph)
     data = AtomicDataDict.batched_from_list(graphs)
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
-    return {k: (v.to(dtype) if v.is_floating_point() else v).to(device) for k, v in data.items()}
+    dtype = torch.get_default_dtype()
+    return {k: v.to(device(), dtype if v.is_floating_point() else v.dtype) for k, v in data.items()}
 
 
 def model(correlation, lmax, features=64, layers=4):
@@ -71,7 +71,7 @@ def whole(correlation, frames, *sizes, training=True):
     """Passes of a model on a batch."""
     set_global_state()
     data = batch(frames())
-    net = model(correlation, *sizes).to(torch.get_default_device())
+    net = model(correlation, *sizes).to(device())
     passes = {"energy + forces": lambda: energy_forces(net, data)}
     if training:
         passes["training step"] = lambda: training_step(net, data)
@@ -82,7 +82,7 @@ def exported(correlation, frames, *sizes):
     """The TorchScript file that LAMMPS runs."""
     set_global_state()
     data = batch(frames())
-    cell = data.get("cell", torch.zeros(1, 3, 3)).view(3, 3)
+    cell = data.get("cell", torch.zeros(3, 3, device=device())).view(3, 3)
     shifts = data["edge_cell_shift"] @ cell if "edge_cell_shift" in data else torch.zeros(1, 3)
     graphs = {"edge_index": data["edge_index"], "positions": data["pos"], "shifts": shifts}
     return program(model(correlation, *sizes), graphs, data["atom_types"])

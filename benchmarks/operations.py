@@ -2,7 +2,7 @@
 
 import torch
 from e3nn import o3
-from timing import Case, Work, layer
+from timing import Case, Work, device, layer
 
 from gaunt_plugin.layers import (
     AlignedConvolution,
@@ -33,6 +33,11 @@ def natural(channels, lmax):
     return o3.Irreps([(channels, (l, (-1) ** l)) for l in range(lmax + 1)])
 
 
+def random(*shape):
+    """Normal numbers to differentiate with respect to."""
+    return torch.randn(shape).to(device()).requires_grad_()
+
+
 def missing():
     raise ImportError(NO_CUEQ)
 
@@ -48,7 +53,7 @@ def cueq():
 
 def tensor_product(kind, mode, rows, channels, lmax):
     irreps = natural(channels, lmax)
-    x, y = (torch.randn(rows, irreps.dim, requires_grad=True) for _ in range(2))
+    x, y = random(rows, irreps.dim), random(rows, irreps.dim)
     if kind != "e3nn":
         module = GauntTensorProduct(irreps, irreps, irreps, mode, method=kind)
     elif mode == "uvw":
@@ -63,6 +68,7 @@ def tensor_product(kind, mode, rows, channels, lmax):
             if abs(a - b) <= c <= a + b and (a + b + c) % 2 == 0
         ]
         module = o3.TensorProduct(irreps, irreps, irreps, paths)
+    module = module.to(device())
     return layer(lambda: module(x, y), [x, y], module)
 
 
@@ -114,10 +120,10 @@ def channelwise(irreps_in, irreps_edge, target):
 def convolution(kind, nodes, edges, channels, lin, lmax):
     irreps_in, target = natural(channels, lin), natural(channels, lmax)
     harmonics = o3.Irreps.spherical_harmonics(lmax)
-    index = torch.randint(0, nodes, (2, edges))
+    index = torch.randint(0, nodes, (2, edges)).to(device())
     attrs = o3.spherical_harmonics(harmonics, torch.randn(edges, 3), True, "component")
-    attrs = attrs.requires_grad_()
-    x = torch.randn(nodes, irreps_in.dim, requires_grad=True)
+    attrs = attrs.to(device()).requires_grad_()
+    x = random(nodes, irreps_in.dim)
     mid, entries, paths = channelwise(irreps_in, harmonics, target)
     ours = {"aligned": AlignedConvolution, "grid": GauntConvolution}
     if kind in ours:
@@ -140,8 +146,8 @@ def convolution(kind, nodes, edges, channels, lin, lmax):
             zero = messages.new_zeros(nodes, messages.shape[1])
             return linear(zero.index_add(0, index[1], messages))
 
-    linear = o3.Linear(mid, target)
-    weights = torch.randn(edges, module.weight_numel, requires_grad=True)
+    module, linear = module.to(device()), o3.Linear(mid, target).to(device())
+    weights = random(edges, module.weight_numel)
     return layer(call, [x, attrs, weights], linear)
 
 
@@ -177,18 +183,20 @@ def convolutions(quick):
 def many_body(kind, atoms, channels, lmax, lout, nu, elements=4):
     irreps_in, irreps_out = natural(channels, lmax), natural(channels, lout)
     attrs = torch.nn.functional.one_hot(torch.randint(0, elements, (atoms,)), elements)
-    attrs = attrs.to(torch.get_default_dtype())
-    x = torch.randn(atoms, channels, irreps_in.dim // channels, requires_grad=True)
+    attrs = attrs.to(device(), torch.get_default_dtype())
+    x = random(atoms, channels, irreps_in.dim // channels)
     if kind in ("stock", "reduced"):
         module = modules.SymmetricContraction(
             irreps_in, irreps_out, nu, num_elements=elements, use_reduced_cg=kind == "reduced"
         )
     elif kind == "cueq":
         module = SymmetricContractionWrapper(irreps_in, irreps_out, nu, elements, cueq())
+        module = module.to(device())
         of_element = attrs.argmax(1).int()
         return layer(lambda: module(x.transpose(1, 2).flatten(1), of_element), [x], module)
     else:
         module = GauntManyBody(irreps_in, irreps_out, nu, elements, kind)
+    module = module.to(device())
     return layer(lambda: module(x, attrs), [x], module)
 
 
@@ -224,13 +232,13 @@ def many_bodies(quick):
 
 def ceilings(quick):
     def copy():
-        a = torch.zeros(1 << (20 if quick else 26))
+        a = torch.zeros(1 << (20 if quick else 26), device=device())
         b = torch.zeros_like(a)
         return Work({"copy": lambda: b.copy_(a)}, lambda: b.copy_(a), [a])
 
     def matmul():
         n = 256 if quick else 2048
-        a, b = torch.randn(n, n), torch.randn(n, n)
+        a, b = (torch.randn(n, n, device=device()) for _ in range(2))
         return Work({"matrix product": lambda: a @ b}, lambda: a @ b, [a, b])
 
     return [Case("ceilings", 0, "", {"memory": copy, "arithmetic": matmul})]

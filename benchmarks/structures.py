@@ -7,7 +7,7 @@ import ase.build
 import ase.io
 import numpy as np
 import torch
-from timing import Work
+from timing import Work, device
 
 from gaunt_plugin.lammps import contract
 from gaunt_plugin.lammps.export import export, run_as_written
@@ -44,14 +44,15 @@ def program(net, graphs, types):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt")
         export(net, path)
-        script, _ = contract.load(path)
-    index = graphs["edge_index"]
+        script = contract.load(path)[0].to(device())
+    index, types = graphs["edge_index"].to(device()), types.to(device())
     positions = graphs["positions"].double()
-    vectors = positions[index[1]] - positions[index[0]] + graphs["shifts"].double()
-    owned = torch.ones(len(types), dtype=torch.bool)
+    sender, receiver = graphs["edge_index"]
+    vectors = positions[receiver] - positions[sender] + graphs["shifts"].double()
+    vectors, owned = vectors.to(device()), torch.ones_like(types, dtype=torch.bool)
 
     def call():
         with run_as_written():
-            return script(vectors.detach(), index, types, owned)
+            return script(vectors, index, types, owned)
 
     return Work({"exported, TorchScript": call})

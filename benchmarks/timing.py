@@ -21,6 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 WARM_UP = 3  # TorchScript compiles in its first calls
 OUT_OF_MEMORY = "out of memory"
 _FORK = get_context("fork")
+_device = "cpu"  # of this process
+
+
+def device() -> str:
+    """Where a contender puts its module and its inputs."""
+    return _device
 
 
 @dataclass
@@ -93,8 +99,8 @@ def measure(case: Case, settings: Settings, given_up: dict[tuple, str]) -> list[
     Args:
         case: the case.
         settings: limits and repeats.
-        given_up: by series, contender and pass, why it is not tried any more (``""`` for a
-            contender that could not be built); grows.
+        given_up: by series, contender and pass (``""``: all of them), why it is not tried any
+            more; grows.
     """
     settings = replace(settings, dtype=case.dtype or settings.dtype)
     rows, running = {}, {}
@@ -121,17 +127,16 @@ def measure(case: Case, settings: Settings, given_up: dict[tuple, str]) -> list[
         for work in dict.fromkeys(w for p in running.values() for w in p.passes):
             times, memory = {}, {}
             for name, process in running.items():
-                why = given_up.get((case.series, name, work))
-                if why:
-                    row(name, work, result=why)
-                elif process.alive and work in process.passes:
-                    try:
-                        seconds, *memory[name] = _warm_up(process, work, settings)
-                        times[name] = [seconds]
-                    except Stopped as why:
-                        stop(name, work, str(why))
-                elif not process.alive:
-                    stop(name, work, "not reached")
+                if (case.series, name, work) in given_up:
+                    row(name, work, result=given_up[case.series, name, work])
+                    continue
+                try:
+                    seconds, *memory[name] = _warm_up(process, work, settings)
+                    times[name] = [seconds]
+                except Stopped as why:
+                    stop(name, work, str(why))
+                    if work == process.passes[0]:
+                        given_up[case.series, name, ""] = str(why)
             turn = sum(seconds for (seconds,) in times.values())
             repeats = min(settings.repeats, max(settings.budget / max(turn, 1e-9), 3))
             if turn > 4 * settings.budget:
@@ -159,10 +164,9 @@ def measure(case: Case, settings: Settings, given_up: dict[tuple, str]) -> list[
                         memory_peak=memory[name][1],
                     )
         for name, process in running.items():
-            first = rows.get((name, process.passes[0]))
-            if process.alive and first and first.result == "ok":
-                with suppress(Stopped):
-                    first.flops, first.bytes = process.ask("")
+            with suppress(Stopped):
+                first = rows[name, process.passes[0]]
+                first.flops, first.bytes = process.ask("")
     finally:
         for process in running.values():
             process.end()
@@ -193,6 +197,8 @@ class _Process:
         self.alive = True
 
     def ask(self, question: str):
+        if not self.alive:
+            raise Stopped("not reached")
         time.sleep(0.015)  # until the threads of the one before sleep: OpenMP's wait for work
         self.pipe.send(question)
         return self.answer()
@@ -219,6 +225,8 @@ class _Process:
 
 
 def _serve(pipe, build: Callable[[], Work], settings: Settings) -> None:
+    global _device
+    _device = settings.device
     torch.set_num_threads(settings.threads)
     torch.set_default_dtype(getattr(torch, settings.dtype))
     torch.manual_seed(0)
@@ -228,8 +236,7 @@ def _serve(pipe, build: Callable[[], Work], settings: Settings) -> None:
             limit = int(_status("VmSize") + settings.memory)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         start = time.perf_counter()
-        with torch.device(settings.device):
-            work = build()
+        work = build()
         pipe.send((True, (time.perf_counter() - start, list(work.passes))))
         while True:
             question = pipe.recv()
