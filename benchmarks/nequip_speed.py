@@ -82,8 +82,9 @@ def exported(correlation, frames, *sizes):
     """The TorchScript file that LAMMPS runs."""
     set_global_state()
     data = batch(frames())
-    cell = data.get("cell", torch.zeros(3, 3, device=device())).view(3, 3)
-    shifts = data["edge_cell_shift"] @ cell if "edge_cell_shift" in data else torch.zeros(1, 3)
+    shifts = torch.zeros(1, 3, device=device())
+    if "edge_cell_shift" in data:
+        shifts = data["edge_cell_shift"] @ data["cell"].view(3, 3)
     graphs = {"edge_index": data["edge_index"], "positions": data["pos"], "shifts": shifts}
     return program(model(correlation, *sizes), graphs, data["atom_types"])
 

@@ -127,6 +127,8 @@ def measure(case: Case, settings: Settings, given_up: dict[tuple, str]) -> list[
         for work in dict.fromkeys(w for p in running.values() for w in p.passes):
             times, memory = {}, {}
             for name, process in running.items():
+                if work not in process.passes:
+                    continue
                 if (case.series, name, work) in given_up:
                     row(name, work, result=given_up[case.series, name, work])
                     continue
