@@ -21,6 +21,7 @@ def test_quick_run_writes_measurements_and_a_page(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra 'benchmarks' is not installed")
     out = tmp_path / "results"
     command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--out", out]
+    command += ["--seconds", "120"]  # this machine may be busy
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
