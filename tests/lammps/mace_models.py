@@ -78,6 +78,6 @@ def write(model: Path, path: Path, dtype: str) -> None:
 
 
 def calculator(path: Path, **options) -> MACECalculator:
-    # MACE's training sets it, its calculator doesn't: the pair repulsion would be rounded to float32.
+    # Training sets it, the calculator doesn't: the pair repulsion would be rounded to float32.
     torch.set_default_dtype(torch.float64)
     return MACECalculator(str(path), default_dtype="float64", device="cpu", **options)
