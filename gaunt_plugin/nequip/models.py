@@ -28,8 +28,8 @@ _OPTIONS = """
             (default ``0``)
         product_parity (bool): with ``parity: true``, the products act on features of both
             parities, not of natural parity alone (default ``False``)
-        antisymmetric (bool): whether products ``nested`` have antisymmetric couplings, which
-            make pseudo parity from natural parity (default ``False``)
+        antisymmetric (bool): whether products ``nested`` have antisymmetric couplings, too; of use
+            with ``product_parity`` (default ``False``)
         others: all arguments of :func:`nequip.model.{stock}`
 
     Raises:
