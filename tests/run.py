@@ -75,7 +75,9 @@ def run(title: str, python: Path, command: list[str]) -> tuple[str, int, str]:
     def show(line: str) -> None:
         nonlocal closing_line
         print(line, end="", flush=True)
-        closing_line = line.strip() or closing_line
+        # Workers may still print something after pytest's own closing line.
+        if line.startswith("=") or not closing_line.startswith("="):
+            closing_line = line.strip() or closing_line
 
     env = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
     code = environment.stream([str(python), *command], show, env)
