@@ -21,12 +21,10 @@ from pathlib import Path
 if importlib.util.find_spec("mace"):
     import mace.modules  # noqa: F401 (before e3nn: MACE prepares its import)
 
-    from mace_speed import model as mace_model
+    import mace_speed
 else:
-    from nequip.model import NequIPGNNModel
+    import nequip_speed
     from nequip.utils.global_state import set_global_state
-
-    from gaunt_plugin.nequip import GauntNequIPGNNModel
 
 import torch
 
@@ -90,23 +88,10 @@ def model(kind: str, size: str) -> torch.nn.Module:
     """A float32 model, ``"stock"`` or ``"gaunt"``, with a cutoff of 5 Å."""
     torch.manual_seed(0)
     if MACE:
-        return mace_model("stock" if kind == "stock" else "default", size)
+        return mace_speed.model(kind == "gaunt", size)
     features, layers, l_max = map(int, re.findall(r"\d+", size))
     set_global_state()
-    builder = NequIPGNNModel if kind == "stock" else GauntNequIPGNNModel
-    return builder(
-        seed=0,
-        model_dtype="float32",
-        type_names=["H", "C", "N", "O"],
-        r_max=5.0,
-        num_layers=layers,
-        l_max=l_max,
-        parity=False,
-        num_features=features,
-        radial_mlp_depth=3,
-        radial_mlp_width=64,
-        avg_num_neighbors=16.6,
-    ).eval()
+    return nequip_speed.model(int(kind == "gaunt"), l_max, features, layers).eval()
 
 
 def main():

@@ -18,17 +18,16 @@ from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE
 
-KINDS = {"MACE": "stock", "Gaunt": "default"}
+GAUNT = {"MACE": False, "Gaunt": True}
 PUBLISHED = "256x0e+256x1o+256x2e"  # 3BPA, with max_ell 3 and correlation 3
 MODERATE = "64x0e+64x1o+64x2e"
 LAPTOP = "16x0e+16x1o"
 
 
-def model(kind, hidden, max_ell=3, correlation=3):
-    first, later = ("Interaction", "ResidualInteraction")
-    stock = {n: modules.interaction_classes[f"RealAgnostic{n}Block"] for n in (first, later)}
-    own = {n: INTERACTIONS[f"Gaunt{n}Block"] for n in (first, later)}
-    blocks = stock if kind in ("stock", "paper") else own
+def model(gaunt, hidden, max_ell=3, correlation=3):
+    classes, prefix = (
+        (INTERACTIONS, "Gaunt") if gaunt else (modules.interaction_classes, "RealAgnostic")
+    )
     kwargs = dict(  # noqa: C408
         r_max=5.0,
         num_bessel=8,
@@ -45,13 +44,12 @@ def model(kind, hidden, max_ell=3, correlation=3):
         correlation=correlation,
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
-        interaction_cls_first=blocks[first],
-        interaction_cls=blocks[later],
+        interaction_cls_first=classes[f"{prefix}InteractionBlock"],
+        interaction_cls=classes[f"{prefix}ResidualInteractionBlock"],
     )
-    if kind == "stock":
-        return modules.ScaleShiftMACE(**kwargs)
-    options = {"default": {}, "paper": {"product": ("paper",)}, "grid": {"convolution": ("grid",)}}
-    return ScaleShiftMACE(cueq_config=GauntConfig(**options[kind]), **kwargs)
+    if gaunt:
+        return ScaleShiftMACE(cueq_config=GauntConfig(), **kwargs)
+    return modules.ScaleShiftMACE(**kwargs)
 
 
 def batch(frames, cutoff=5.0):
@@ -72,20 +70,20 @@ def training_step(net, graphs):
     loss.backward()
 
 
-def whole(kind, frames, *sizes, training=True):
+def whole(gaunt, frames, *sizes, training=True):
     """Passes of a model on a batch."""
-    net, graphs = model(kind, *sizes).to(device()), batch(frames()).to(device())
+    net, graphs = model(gaunt, *sizes).to(device()), batch(frames()).to(device())
     passes = {"energy + forces": lambda: net(copy.copy(graphs).to_dict())}
     if training:
         passes["training step"] = lambda: training_step(net, graphs)
     return Work(passes)
 
 
-def calculator(kind, frames, hidden):
+def calculator(gaunt, frames, hidden):
     """ASE's calculator, with its list of neighbours."""
     atoms = frames()[0]
     name = str(torch.get_default_dtype()).removeprefix("torch.")
-    atoms.calc = MACECalculator(models=model(kind, hidden), device=device(), default_dtype=name)
+    atoms.calc = MACECalculator(models=model(gaunt, hidden), device=device(), default_dtype=name)
 
     def call():
         atoms.positions[0, 0] += 1e-4  # or it would return what it knows
@@ -94,14 +92,17 @@ def calculator(kind, frames, hidden):
     return Work({"MACECalculator": call})
 
 
-def exported(kind, frames, hidden):
+def exported(gaunt, frames, hidden):
     """The TorchScript file that LAMMPS runs."""
-    return program(model(kind, hidden), batch(frames()), batch(frames()).node_attrs.argmax(1))
+    graphs = batch(frames())
+    return program(model(gaunt, hidden), graphs, graphs.node_attrs.argmax(1))
 
 
 def cases(quick):
     def case(series, x, shape, build, *arguments, dtype="", **options):
-        kinds = {name: partial(build, kind, *arguments, **options) for name, kind in KINDS.items()}
+        kinds = {
+            name: partial(build, gaunt, *arguments, **options) for name, gaunt in GAUNT.items()
+        }
         found.append(Case(series, x, shape, kinds, dtype))
 
     found = []

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import torch
 
+from gaunt_plugin.layers._recompute import block_rows
+
 LARGE = 1 << 24  # numbers per field from which memory matters: 64 MiB in float32
-_BLOCK = {"cpu": 1 << 17}  # numbers per field and block: half a MiB in float32
-_OTHER_BLOCK = 1 << 25
 
 
 def by_rows(product: Callable, a: torch.Tensor, b: torch.Tensor, numbers: int) -> torch.Tensor:
@@ -27,8 +27,7 @@ def by_rows(product: Callable, a: torch.Tensor, b: torch.Tensor, numbers: int) -
     """
     if a.shape[0] * numbers <= LARGE:
         return product(a, b)
-    size = max(1, _BLOCK.get(a.device.type, _OTHER_BLOCK) // numbers)
-    return _Product.apply(product, size, a, b)
+    return _Product.apply(product, block_rows(a.device, numbers), a, b)
 
 
 def _blocks(size: int, *tensors: torch.Tensor):

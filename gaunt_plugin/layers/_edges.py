@@ -30,7 +30,12 @@ def channels_last(x: torch.Tensor, channels: int, dims: List[int]) -> torch.Tens
 
 def flat(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
     """Inverse of :func:`channels_last`."""
-    return torch.cat([part.transpose(1, 2).flatten(1) for part in x.split(dims, dim=1)], dim=-1)
+    return flat_first(x.transpose(1, 2), dims)
+
+
+def flat_first(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
+    """Inverse of :func:`channels_first`."""
+    return torch.cat([part.flatten(1) for part in x.split(dims, dim=-1)], dim=-1)
 
 
 def check_edges(

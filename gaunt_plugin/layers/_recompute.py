@@ -16,6 +16,11 @@ _BLOCK = {"cpu": 1 << 17}  # numbers per block on the grid: half a MiB in float3
 _OTHER_BLOCK = 1 << 25
 
 
+def block_rows(device: torch.device, numbers: int) -> int:
+    """Rows of a block, of ``numbers`` on the grid each."""
+    return max(1, _BLOCK.get(device.type, _OTHER_BLOCK) // numbers)
+
+
 def projected_powers_reference(
     c: torch.Tensor, to_grid: torch.Tensor, from_grid: torch.Tensor
 ) -> torch.Tensor:
@@ -59,7 +64,7 @@ def _in_blocks(c: torch.Tensor, to_grid: torch.Tensor, from_grid: torch.Tensor) 
 
 
 def _blocks(rows: int, to_grid: torch.Tensor) -> list[slice]:
-    size = max(1, _BLOCK.get(to_grid.device.type, _OTHER_BLOCK) // to_grid.shape[1])
+    size = block_rows(to_grid.device, to_grid.shape[1])
     return [slice(i, min(i + size, rows)) for i in range(0, max(rows, 1), size)]
 
 

@@ -19,7 +19,7 @@ from gaunt_plugin.layers._tables import (
     repeat_matrix,
 )
 from gaunt_plugin.layers.parity_powers import Functions, parity_coupling, parity_power_rms
-from gaunt_plugin.layers.paths import Path, reachable_paths
+from gaunt_plugin.layers.paths import Path, paths_with_itself, reachable_paths
 
 
 def irrep_of(l: int, pseudo: bool) -> Irrep:
@@ -31,13 +31,9 @@ def chain_outputs(
     functions_in: Functions, functions_out: Functions, correlation: int, antisymmetric: bool
 ) -> List[List[Irrep]]:
     """Irreps of the output that chains of 2, 3, ... ``correlation`` factors give."""
-    one = _single(irrep_of(*f) for f in functions_in)
-    top = max(l for l, _ in functions_in + functions_out)
-    state, out = one, []
-    for n in range(2, correlation + 1):
-        state = _single(
-            path.irreps[2] for path in _paths(state, one, _every(top), antisymmetric, first=n == 2)
-        )
+    out = []
+    states = _states(functions_in, functions_out, correlation, antisymmetric)
+    for n, state in enumerate(states[1:], 2):
         irs = [ir for _, ir in state]
         out.append(
             [
@@ -50,6 +46,20 @@ def chain_outputs(
             ]
         )
     return out
+
+
+def _states(
+    functions_in: Functions, functions_out: Functions, correlation: int, antisymmetric: bool
+) -> List[Irreps]:
+    """Irreps that 1, 2, ... ``correlation`` factors can give."""
+    one = _single(irrep_of(*f) for f in functions_in)
+    lmax = max(l for l, _ in functions_in + functions_out)
+    every = _single(irrep_of(l, pseudo) for l in range(lmax + 1) for pseudo in (False, True))
+    states = [one]
+    for n in range(2, correlation + 1):
+        paths = _paths(states[-1], one, every, antisymmetric, first=n == 2)
+        states.append(_single(path.irreps[2] for path in paths))
+    return states
 
 
 class Chains(torch.nn.Module):
@@ -99,13 +109,9 @@ class Chains(torch.nn.Module):
         outputs = chain_outputs(functions_in, functions_out, correlation, antisymmetric)
         while not outputs[-1]:
             outputs.pop()
-        one = _single(irrep_of(*f) for f in functions_in)
-        top = _every(max(l for l, _ in functions_in + functions_out))
-        # Forward: what each product can give; backward: what of it is needed later.
-        states = [one]
-        for i in range(len(outputs)):
-            paths = _paths(states[-1], one, top, antisymmetric, first=i == 0)
-            states.append(_single(path.irreps[2] for path in paths))
+        states = _states(functions_in, functions_out, correlation, antisymmetric)
+        one = states[0]
+        # Backward: what of each product is needed later.
         needed: List[Irrep] = []
         paths_of: List[List[Path]] = []
         for i in reversed(range(len(outputs))):
@@ -197,17 +203,11 @@ def _single(irreps) -> Irreps:
     return Irreps([(1, ir) for ir in sorted(set(irreps))])
 
 
-def _every(lmax: int) -> Irreps:
-    return _single(irrep_of(l, pseudo) for l in range(lmax + 1) for pseudo in (False, True))
-
-
 def _paths(state, one, wanted, antisymmetric: bool, first: bool) -> List[Path]:
-    """Paths of one product; the bracket of a degree of the input with itself is zero."""
-    return [
-        path
-        for path in reachable_paths(state, one, wanted, antisymmetric)
-        if not (first and path.antisymmetric and path.irreps[0] == path.irreps[1])
-    ]
+    """Paths of one product; the first is that of the input with itself."""
+    if first:
+        return paths_with_itself(one, wanted, antisymmetric)
+    return reachable_paths(state, one, wanted, antisymmetric)
 
 
 def _components(have: List[Irrep], want: List[Irrep]) -> np.ndarray:

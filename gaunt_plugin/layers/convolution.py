@@ -11,6 +11,7 @@ from gaunt_plugin.layers._edges import (
     check_edges,
     edge_degrees,
     flat,
+    flat_first,
 )
 from gaunt_plugin.layers._irreps import Irreps, check_channels, degrees_of
 from gaunt_plugin.layers._method import choose_method, method_repr
@@ -94,19 +95,16 @@ class GauntConvolution(TableModule):
         self.method = method
         lmax_in, lmax_edge, lmax_out = max(degrees_in), max(degrees_edge), max(degrees_out)
         fourier = choose_method(method, (lmax_in, lmax_edge), lmax_out) == "fourier"
-        scale_in, scale_edge = (
-            repeat_matrix(ls, [1 / np.sqrt(2 * l + 1) for l in ls])
-            for ls in (degrees_in, degrees_edge)
-        )
         norm = repeat_matrix(degrees_out, [reached[L] ** -0.5 for L in degrees_out]).sum(0)
         self.fourier = None
         if fourier:
             self.fourier = _FourierMessages(degrees_in, degrees_edge, degrees_out, norm)
             return
         rule = quadrature(lmax_in + lmax_edge + lmax_out)
-        to_grid = real_harmonics(degrees_in, rule.nodes) * scale_in.sum(0)
+        to_grid = real_harmonics(degrees_in, rule.nodes) * input_scales(degrees_in, False)
         # zonal[lm, g, l]: edge harmonics -> the filter of each degree on the grid
-        zonal = np.einsum("gi,li->igl", real_harmonics(degrees_edge, rule.nodes), scale_edge)
+        filters = real_harmonics(degrees_edge, rule.nodes) * input_scales(degrees_edge, False)
+        zonal = np.einsum("gi,li->igl", filters, repeat_matrix(degrees_edge))
         from_grid = real_harmonics(degrees_out, rule.nodes) * rule.weights[:, None] * norm
         self.register_table("to_grid", to_grid)
         self.register_table("zonal", zonal.reshape(len(zonal), -1))
@@ -136,8 +134,7 @@ class GauntConvolution(TableModule):
         if self.fourier is not None:
             x = channels_first(node_feats, self.channels, self.dims_in)
             w = weights.view(-1, self.edge_degrees, self.channels)
-            out = self.fourier(x, edge_attrs, w, edge_index)
-            return torch.cat([p.flatten(1) for p in out.split(self.dims_out, dim=2)], dim=1)
+            return flat_first(self.fourier(x, edge_attrs, w, edge_index), self.dims_out)
         else:
             edges = edge_attrs.shape[0]
             x = channels_last(node_feats, self.channels, self.dims_in)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+from gaunt_plugin.layers._edges import flat_first
 from gaunt_plugin.layers._fourier_powers import FourierPowers
 from gaunt_plugin.layers._grid_powers import GridPowers
 from gaunt_plugin.layers._irreps import Irreps, check_channels, degrees_of, functions_of
@@ -182,8 +183,13 @@ class GauntManyBody(torch.nn.Module):
             ):
                 self.orders.append(
                     (FourierParityPowers if fourier else ParityPowers)(
-                        *(functions_in, functions_out, channels, num_elements),
-                        *(correlation, copies, share),
+                        functions_in,
+                        functions_out,
+                        channels,
+                        num_elements,
+                        correlation,
+                        copies,
+                        share,
                     )
                 )
         elif parametrization == "full":
@@ -198,8 +204,14 @@ class GauntManyBody(torch.nn.Module):
         if any(chained):
             self.orders.append(
                 Chains(
-                    *(functions_in, functions_out, channels, num_elements),
-                    *(correlation, views, antisymmetric, method),
+                    functions_in,
+                    functions_out,
+                    channels,
+                    num_elements,
+                    correlation,
+                    views,
+                    antisymmetric,
+                    method,
                 )
             )
 
@@ -222,8 +234,7 @@ class GauntManyBody(torch.nn.Module):
         )
         for order in self.orders:
             out = out + order(x, node_attrs)
-        parts = [part.flatten(1) for part in out.split(self.dims_out, dim=-1)]
-        return torch.cat(parts, dim=-1)
+        return flat_first(out, self.dims_out)
 
     def extra_repr(self) -> str:
         return (

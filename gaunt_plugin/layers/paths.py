@@ -51,3 +51,14 @@ def reachable_paths(
         if abs(a[0] - b[0]) <= c[0] <= a[0] + b[0] and a[1] * b[1] == c[1]
     ]
     return [path for path in every if antisymmetric or not path.antisymmetric]
+
+
+def paths_with_itself(
+    irreps: Irreps | str, irreps_out: Irreps | str, antisymmetric: bool
+) -> list[Path]:
+    """Paths of a feature with itself: brackets of multiples of one function are zero."""
+    return [
+        path
+        for path in reachable_paths(irreps, irreps, irreps_out, antisymmetric)
+        if not path.antisymmetric or path.irreps[0] != path.irreps[1]
+    ]

@@ -12,7 +12,7 @@ from gaunt_plugin.layers._fourier_product import make_product
 from gaunt_plugin.layers._irreps import Irreps, functions_of
 from gaunt_plugin.layers._method import method_repr
 from gaunt_plugin.layers._mixing import ChannelWeights
-from gaunt_plugin.layers.paths import reachable_paths
+from gaunt_plugin.layers.paths import paths_with_itself
 
 
 class GauntSelfmix(torch.nn.Module):
@@ -62,12 +62,7 @@ class GauntSelfmix(torch.nn.Module):
         self.rank, self.method = rank, method
         self.dims: List[int] = [2 * l + 1 for l, _ in functions]
         self.dim = sum(self.dims)
-        self.paths = [
-            path
-            for path in reachable_paths(irreps, irreps, irreps, antisymmetric)
-            # The bracket of two multiples of one function is zero.
-            if not path.antisymmetric or path.irreps[0] != path.irreps[1]
-        ]
+        self.paths = paths_with_itself(irreps, irreps, antisymmetric)
         if not self.paths:
             raise ValueError(f"no product of {self.irreps_in} with itself reaches any of its parts")
         self.product = make_product(self.paths, method, same=True)

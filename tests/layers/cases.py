@@ -123,6 +123,14 @@ def inputs(layer, nodes=6, edges=10):
     )
 
 
+def natural(mul, lmax):
+    return o3.Irreps([(mul, (l, (-1) ** l)) for l in range(lmax + 1)])
+
+
+def both(mul, lmax):
+    return o3.Irreps([(mul, (l, p)) for l in range(lmax + 1) for p in (1, -1)])
+
+
 def irreps_in(layer):
     """Irreps of the inputs that are features."""
     if isinstance(layer, GauntTensorProduct):

@@ -20,10 +20,7 @@ from gaunt_plugin.layers import (
 from ..e3nn_o3 import LMAX, o3
 from ..tolerances import TOLERANCES
 from . import cases
-
-
-def natural(lmax, mul=1):
-    return o3.Irreps([(mul, (l, (-1) ** l)) for l in range(lmax + 1)])
+from .cases import natural
 
 
 def error(actual, expected):
@@ -74,7 +71,7 @@ def by_coefficients(lmax, x, attrs, radial):
 @pytest.mark.parametrize("lmax", range(1, 13))
 def test_grid_fourier_aligned_and_coefficients_agree(lmax):
     edges = 5
-    irreps = natural(lmax)
+    irreps = natural(1, lmax)
     grid, fourier = (
         GauntConvolution(irreps, irreps, irreps, method=method) for method in ("grid", "fourier")
     )
@@ -97,7 +94,7 @@ def test_grid_fourier_aligned_and_coefficients_agree(lmax):
 @pytest.mark.parametrize("lmax", range(1, LMAX + 1))
 def test_float32_error_grows_slowly(lmax):
     """Of equivariance, under one rotation with inversion, relative to the largest entry."""
-    irreps, few = natural(lmax, 4), natural(min(lmax, 2), 4)
+    irreps, few = natural(4, lmax), natural(4, min(lmax, 2))
     angles = torch.tensor([0.3, 1.2, -2.0], dtype=torch.float64)
     matrix = -o3.angles_to_matrix(*angles)
     layers = (

@@ -8,6 +8,7 @@ from gaunt_plugin.layers import (
     GauntSelfmix,
     GauntTensorProduct,
     _bilinear,
+    _recompute,
 )
 
 from ..tolerances import assert_close
@@ -172,7 +173,7 @@ def test_products_of_many_rows(method, monkeypatch):
 
     expected = results()
     monkeypatch.setattr(_bilinear, "LARGE", 0)
-    monkeypatch.setitem(_bilinear._BLOCK, "cpu", 2 * layer.product.nodes)
+    monkeypatch.setitem(_recompute._BLOCK, "cpu", 2 * layer.product.nodes)
     for actual, value in zip(results(), expected, strict=True):
         assert_close(actual, value, "oracle")
     inputs = [x, y, layer.weight.detach().clone().requires_grad_()]

@@ -6,18 +6,10 @@ import torch
 from gaunt_plugin.layers import GauntConvolution, GauntManyBody, GauntSelfmix, GauntTensorProduct
 from gaunt_plugin.layers._method import choose_method, method_cost
 
-from ..e3nn_o3 import LMAX, o3
+from ..e3nn_o3 import LMAX
 from ..tolerances import assert_close
 from . import cases
-
-
-def natural(mul, lmax):
-    return o3.Irreps([(mul, (l, (-1) ** l)) for l in range(lmax + 1)])
-
-
-def both(mul, lmax):
-    return o3.Irreps([(mul, (l, p)) for l in range(lmax + 1) for p in (1, -1)])
-
+from .cases import both, natural
 
 LAYERS = {
     "power": lambda l, m: GauntManyBody(natural(1, l), natural(1, l), 2, 3, views=2, method=m),

@@ -11,30 +11,22 @@ from gaunt_plugin.layers import (
 from ..e3nn_o3 import o3
 from ..tolerances import assert_close
 from . import cases
-
-
-def irreps(mul, lmax):
-    return o3.Irreps([(mul, (l, (-1) ** l)) for l in range(lmax + 1)])
-
-
-def both(mul, lmax):
-    return o3.Irreps([(mul, (l, p)) for l in range(lmax + 1) for p in (1, -1)])
-
+from .cases import both, natural
 
 HIGH = {
-    "power, lmax 8": lambda: GauntManyBody(irreps(2, 8), irreps(2, 8), 2, 3, views=2),
-    "full, lmax 8": lambda: GauntManyBody(irreps(2, 8), irreps(2, 8), 2, 3, "full"),
-    "gaunt, lmax 8": lambda: GauntConvolution(irreps(2, 8), irreps(1, 8), irreps(2, 8)),
-    "aligned, lmax 8": lambda: AlignedConvolution(irreps(2, 8), irreps(1, 1), irreps(2, 8)),
-    "power, correlation 8": lambda: GauntManyBody(irreps(2, 2), irreps(2, 2), 8, 3, views=2),
+    "power, lmax 8": lambda: GauntManyBody(natural(2, 8), natural(2, 8), 2, 3, views=2),
+    "full, lmax 8": lambda: GauntManyBody(natural(2, 8), natural(2, 8), 2, 3, "full"),
+    "gaunt, lmax 8": lambda: GauntConvolution(natural(2, 8), natural(1, 8), natural(2, 8)),
+    "aligned, lmax 8": lambda: AlignedConvolution(natural(2, 8), natural(1, 1), natural(2, 8)),
+    "power, correlation 8": lambda: GauntManyBody(natural(2, 2), natural(2, 2), 8, 3, views=2),
     "nested, correlation 8": lambda: GauntManyBody(
         both(2, 1), both(2, 2), 8, 3, "nested", 1, antisymmetric=True
     ),
-    "nested, lmax 8": lambda: GauntManyBody(irreps(2, 8), irreps(2, 8), 3, 3, "nested", 2),
-    "paper, correlation 8": lambda: GauntManyBody(irreps(2, 8), irreps(2, 1), 8, 3, "paper"),
+    "nested, lmax 8": lambda: GauntManyBody(natural(2, 8), natural(2, 8), 3, 3, "nested", 2),
+    "paper, correlation 8": lambda: GauntManyBody(natural(2, 8), natural(2, 1), 8, 3, "paper"),
     "product, lmax 10": lambda: GauntTensorProduct(both(2, 10), both(2, 10), both(2, 10), "uuu"),
     "product mixed, lmax 6": lambda: GauntTensorProduct(both(1, 6), both(2, 4), both(3, 6)),
-    "full, lmax 4": lambda: GauntManyBody(irreps(2, 4), irreps(2, 2), 3, 3, "full"),
+    "full, lmax 4": lambda: GauntManyBody(natural(2, 4), natural(2, 2), 3, 3, "full"),
 }
 EVERY = {**cases.BUILD, **HIGH}
 
