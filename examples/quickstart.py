@@ -39,6 +39,9 @@ def main() -> None:
     venv = args.venv or ROOT / f".venv-{args.host}"
     python = environment.ensure(venv.absolute(), args.host, args.python)
 
+    # Training without them is slower, no more.
+    environment.stream([str(python.with_name("gaunt-kernels")), "build"], print_line)
+
     train = train_mace if args.host == "mace" else train_nequip
     table = train(python, train_args)
     model = MODELS[args.host]
@@ -80,6 +83,10 @@ def train_nequip(python: Path, arguments: list[str]) -> str:
     return "\n".join(lines)
 
 
+def print_line(line: str) -> None:
+    print(line, end="", flush=True)
+
+
 def stage(title: str, command: list[str], keep: tuple[str, ...] = ()) -> list[str]:
     """Run one stage, showing its output; end the program if it fails.
 
@@ -91,7 +98,7 @@ def stage(title: str, command: list[str], keep: tuple[str, ...] = ()) -> list[st
     kept = []
 
     def show(line: str) -> None:
-        print(line, end="", flush=True)
+        print_line(line)
         if any(text in line for text in keep):
             kept.append(line)
 

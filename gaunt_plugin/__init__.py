@@ -4,8 +4,11 @@ Importing the package imports neither host nor anything slow: each part is impor
 is used.
 
 * ``gaunt_plugin.sphere``: quadrature, harmonics and coupling coefficients (float64 NumPy)
+* ``gaunt_plugin.kernels``: compiled CPU kernels for the layers, optional
 * ``gaunt_plugin.layers``: torch modules, with e3nn irreps in and out
 * ``gaunt_plugin.mace``: blocks for MACE and its ``--plugin`` option
+* ``gaunt_plugin.nequip``: model builders for NequIP
+* ``gaunt_plugin.lammps``: export, and the pair style that runs what was exported
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,15 @@
 """Settings that all tests share."""
 
+import os
+from pathlib import Path
+
 import hypothesis
+import pytest
+
+from .once import once
+
+# The plain path, whatever lies in the user's cache; tests of the kernels ask for them.
+os.environ.setdefault("GAUNT_KERNELS", "0")
 
 # The same examples everywhere and no data base in the repository; machines differ in speed.
 hypothesis.settings.register_profile(
@@ -12,3 +21,30 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("gaunt_plugin")
+
+
+@pytest.fixture
+def kernels(tmp_path_factory, monkeypatch):
+    """Compiled for this run and in use; a function that switches them on (True) or off."""
+    from gaunt_plugin._compiler import BuildError, find_compiler
+    from gaunt_plugin.kernels import _call, build
+
+    try:
+        find_compiler()
+    except BuildError as error:
+        pytest.skip(str(error))
+
+    def compiled(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
+            build.build()
+
+    folder = once(tmp_path_factory, "kernels", compiled)
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
+    monkeypatch.setenv("GAUNT_KERNELS", "1")
+    build.library.cache_clear()
+    library = build.library()
+    assert library is not None
+    monkeypatch.setattr(_call, "library", lambda: library)
+    yield lambda on: monkeypatch.setattr(_call, "library", lambda: library if on else None)
+    build.library.cache_clear()

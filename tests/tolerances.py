@@ -10,6 +10,7 @@ TOLERANCES = {
     "exact": 0.0,  # copies, reloads: the same bits
     "oracle": 1e-12,  # float64 against an independent formula
     "program": 1e-12,  # the same layer scripted, compiled or read back from a file
+    "program32": 1e-5,  # float32
     "equivariance": 1e-10,  # float64
     "span": 1e-10,  # residual of a fit, float64
     "float32": 1e-4,

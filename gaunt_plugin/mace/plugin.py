@@ -13,6 +13,7 @@ import logging
 from mace import modules
 from mace.tools import model_script_utils
 
+from gaunt_plugin.kernels import build as kernels
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import CONVOLUTIONS, PRODUCTS, GauntConfig
 from gaunt_plugin.mace.finetuning import load_foundations_elements
@@ -164,6 +165,7 @@ def _build_model(args, model_config, model_config_foundation, heads):
     logging.info(f"First interaction {args.interaction_first}, then {args.interaction}")
     for name, entries in config.to_dict().items():
         logging.info(f"Gaunt {name}: {', '.join(map(str, entries))}")
+    logging.info(kernels.status())
     first = modules.interaction_classes[args.interaction_first]
 
     def build(**kwargs):

@@ -123,7 +123,7 @@ def test_another_version_needs_another_build(tmp_path, monkeypatch, capsys):
     assert plugin.folder(later) != plugin.folder(now)
     assert plugin.directory() == str(plugin.folder(now))
     assert capsys.readouterr().err == ""  # nothing was ever built
-    plugin.folder(later).mkdir()
+    plugin.folder(later).mkdir(parents=True)
     plugin.directory()
     assert "run gaunt-lammps build" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 from mace import data, modules
 from mace.calculators import MACECalculator
@@ -21,6 +22,7 @@ import torch
 from e3nn import o3
 from e3nn.util import jit
 
+from gaunt_plugin.kernels import fused
 from gaunt_plugin.mace import weights
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig
@@ -194,6 +196,42 @@ def test_hessian(from_file):
     np.testing.assert_allclose(hessian[5], (forces[1] - forces[0]) / (2 * step), atol=1e-6)
     for parameter in from_file.parameters():
         parameter.requires_grad = True  # the calculator switched it off
+
+
+def training_gradients(model, *frames):
+    """Gradients of a loss on energies and forces."""
+    model.zero_grad()
+    out = model(make_batch(model, *frames), training=True)
+    (out["forces"].square().sum() + out["energy"].sum()).backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"correlation": 3},
+        {"product": ("paper",), "rank": (2,)},
+        {"correlation": 3, "product": ("nested", "power"), "antisymmetric": (True, False)}
+        | {"hidden": "5x0e + 5x1o + 5x1e"},
+    ],
+)
+def test_compiled_kernels(options, kernels):
+    """The same energies, forces, virials, gradients of a training step and Hessian."""
+    model = make_model(**options)
+    alone = ase.Atoms("H", positions=[[0, 0, 0]], cell=[9] * 3)
+    systems = [(molecule(),), (crystal(),), (alone,), (alone, crystal(), molecule())]
+    with mock.patch.object(fused._Fused, "apply", side_effect=fused._Fused.apply) as calls:
+        found = [evaluate(model, *frames) for frames in systems]
+        gradients = training_gradients(model, *systems[-1])
+        hessian = model(make_batch(model, crystal()), compute_hessian=True)["hessian"]
+    assert calls.call_count
+    kernels(False)
+    for one, frames in zip(found, systems, strict=True):
+        assert_same(one, evaluate(model, *frames))
+    for one, two in zip(gradients, training_gradients(model, *systems[-1]), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+    expected = model(make_batch(model, crystal()), compute_hessian=True)["hessian"]
+    torch.testing.assert_close(hessian, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_atoms_without_neighbours(from_file):

@@ -5,6 +5,7 @@ import functools
 import pickle
 import subprocess
 import sys
+from unittest import mock
 
 import ase
 import ase.build
@@ -16,6 +17,7 @@ from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper
 from nequip.model import nequip_models
 from nequip.nn import InteractionBlock
 
+from gaunt_plugin.kernels import fused
 from gaunt_plugin.layers import ElementLinear
 from gaunt_plugin.nequip import (
     FullGauntNequIPGNNModel,
@@ -205,6 +207,32 @@ def test_hessian(name):
         forces.append(evaluate(of_name(name), moved)["forces"].flatten())
     slope = (forces[1] - forces[0]) / (2 * step)
     torch.testing.assert_close(hessian[5], slope, rtol=0, atol=1e-6)
+
+
+def training_gradients(model, atoms):
+    """Gradients of a loss on energies and forces."""
+    model.train()
+    model.zero_grad()
+    out = model(make_graph(atoms))
+    (out["forces"].square().sum() + out["total_energy"].sum()).backward()
+    model.eval()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_kernels(name, kernels):
+    """The same energies, forces, virials and gradients of a training step."""
+    model = make_model(**MODELS[name])
+    alone = ase.Atoms("H", positions=[[0, 0, 0]])
+    with mock.patch.object(fused._Fused, "apply", side_effect=fused._Fused.apply) as calls:
+        found = [evaluate(model, atoms) for atoms in (molecule(), crystal(), alone)]
+        gradients = training_gradients(model, crystal())
+    assert calls.call_count
+    kernels(False)
+    for one, atoms in zip(found, (molecule(), crystal(), alone), strict=True):
+        assert_same(one, evaluate(model, atoms))
+    for one, two in zip(gradients, training_gradients(model, crystal()), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", MODELS)

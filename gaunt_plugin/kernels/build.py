@@ -1,0 +1,108 @@
+"""Compile the kernels for this machine, and find them. Standard library only."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from gaunt_plugin._compiler import BuildError, cache, find_compiler, first_errors
+
+_SOURCES = [
+    Path(__file__).with_name(name)
+    for name in ("convolution.cpp", "powers.cpp", "rotation.cpp", "duals.h", "vectors.h")
+]
+_FLAGS = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"]
+
+
+def build(*, force: bool = False, report=print) -> Path:
+    """Compile the kernels, unless they are there.
+
+    Args:
+        force: compile even if they are there.
+        report: called with lines of text.
+
+    Returns:
+        The library that the layers will load.
+
+    Raises:
+        BuildError: no compiler, or it fails; the message says what to do.
+    """
+    target = path()
+    if target.is_file() and not force:
+        report(f"the kernels are built already: {target}")
+        return target
+    compiler = find_compiler()
+    start = time.monotonic()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its place and moved there in one step: no half a library is ever loaded.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        out = Path(scratch) / "kernels.so"
+        command = [*compiler, *_FLAGS, "-fopenmp", "-o", str(out)]
+        command += [str(source) for source in _SOURCES if source.suffix == ".cpp"]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise BuildError(f"compiling failed: {' '.join(command)}\n{first_errors(done.stdout)}")
+        try:
+            ctypes.CDLL(str(out))
+        except OSError as error:
+            raise BuildError(f"the compiled kernels don't load: {error}") from error
+        out.replace(target)
+    report(f"Built with {' '.join(compiler)} in {time.monotonic() - start:.0f} s: {target}")
+    return target
+
+
+def path() -> Path:
+    """Where the library lies or will lie: another one for another processor or source."""
+    parts = [source.read_bytes() for source in _SOURCES] + [_processor().encode()]
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return cache("kernels") / f"kernels-{platform.machine()}-{key}.so"
+
+
+def _processor() -> str:
+    """What -march=native depends on: a home folder may be shared by different machines."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^(?:flags|Features)\s*:.*$", text, re.MULTILINE)
+    return found[0] if found else platform.processor()
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where they are not built or ``GAUNT_KERNELS`` is 0.
+
+    Raises:
+        RuntimeError: they are there but can't be loaded.
+    """
+    if os.environ.get("GAUNT_KERNELS", "1") == "0" or not _SOURCES[0].is_file():
+        return None  # no source: this code runs inside of a package of NequIP
+    target = path()
+    if not target.is_file():
+        return None
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise RuntimeError(
+            f"{target} can't be loaded ({error}): run gaunt-kernels build --force, or set "
+            "GAUNT_KERNELS=0"
+        ) from error
+
+
+def status() -> str:
+    """One line for logs."""
+    if os.environ.get("GAUNT_KERNELS", "1") == "0":
+        return "CPU kernels: switched off by GAUNT_KERNELS=0"
+    if library() is None:
+        return "CPU kernels: not built for this machine (gaunt-kernels build)"
+    return f"CPU kernels: {path()}"

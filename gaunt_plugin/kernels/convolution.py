@@ -1,0 +1,108 @@
+"""Calls the kernel of :class:`gaunt_plugin.layers.AlignedConvolution`, see convolution.cpp."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gaunt_plugin.kernels._call import call, empty_like
+
+
+class Part:
+    """Irreps of the features or of the output.
+
+    Args:
+        dims: ``2l+1`` per irrep.
+        entries: where the rows of D of each begin among the entries of an edge; -1: the identity.
+        columns: of D, per irrep: orders 0, 1, -1, ... up to the highest.
+    """
+
+    # Not dataclasses: they can't be made inside of a package of NequIP.
+    def __init__(self, dims: list[int], entries: list[int], columns: list[int]) -> None:
+        self.dims, self.entries, self.columns = dims, entries, columns
+
+    def frame(self) -> list[int]:
+        """Where the rows of each irrep begin in the frame."""
+        return np.cumsum([0, *self.columns]).tolist()
+
+    def program(self) -> list[int]:
+        rows = np.cumsum([0, *self.dims]).tolist()
+        numbers = [len(self.dims)]
+        for irrep in zip(self.dims, rows, self.entries, self.columns, self.frame()):
+            numbers += irrep
+        return numbers
+
+
+class ConvolutionKernel:
+    """The convolution and its derivatives, float32 or float64 on the CPU.
+
+    Args:
+        inputs, outputs: irreps.
+        norm: factor of each output.
+        entries: numbers of all D of an edge.
+        paths: ``(order, output, sources)`` for each order of each output; a source is
+            ``(weight, input, turned)``.
+    """
+
+    def __init__(
+        self,
+        inputs: Part,
+        outputs: Part,
+        norm: list[float],
+        entries: int,
+        paths: list[tuple[int, int, list[tuple[int, int, bool]]]],
+    ) -> None:
+        self.dim_out = sum(outputs.dims)
+        frame_in, frame_out = inputs.frame(), outputs.frame()
+        numbers = [sum(inputs.dims), self.dim_out, frame_in[-1], frame_out[-1], entries]
+        numbers.append(sum(len(sources) for *_, sources in paths))
+        numbers += inputs.program() + outputs.program() + [len(paths)]
+        for m, output, sources in paths:
+            column = max(2 * m - 1, 0)
+            numbers += [frame_out[output] + column, int(m > 0), len(sources)]
+            for weight, source, turned in sources:
+                numbers += [weight, frame_in[source] + column, int(turned)]
+        self.tables = np.array(numbers, dtype=np.int64), np.array(norm, dtype=np.float64)
+
+    def on(self, index: torch.Tensor) -> Convolution:
+        """With the edges ``[2, edges]``, senders and receivers."""
+        return Convolution(self, index.to(torch.int64).contiguous())
+
+
+class Convolution:
+    """For given edges what :func:`gaunt_plugin.kernels.fused.fused` calls."""
+
+    def __init__(self, kernel: ConvolutionKernel, index: torch.Tensor) -> None:
+        self.kernel, self.index = kernel, index
+
+    def forward(self, x, entries, weights):
+        """``[nodes, dim_out, channels]``.
+
+        Args:
+            x: ``[nodes, dim_in, channels]``.
+            entries: of D, ``[edges, entries]``.
+            weights: ``[edges, paths, channels]``.
+        """
+        out = x.new_empty(x.shape[0], self.kernel.dim_out, x.shape[2])
+        self._run([x, entries, weights], [out])
+        return out
+
+    def gradient(self, g, *inputs):
+        out = empty_like(*inputs)
+        self._run([*inputs, g], out)
+        return out
+
+    def second(self, g, x, entries, weights, v):
+        out = empty_like(g, x, entries, weights)
+        self._run([x, entries, weights, g, *v], out)
+        return out
+
+    def _run(self, inputs, outputs):
+        x = inputs[0]
+        sizes = [x.shape[0], self.index.shape[1], x.shape[2]]
+        failed = call("gaunt_convolution", self.kernel.tables, sizes, self.index, inputs, outputs)
+        if failed:
+            raise IndexError(
+                f"edge_index has indices from {self.index.min()} to {self.index.max()} for "
+                f"{x.shape[0]} nodes"
+            )
