@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from e3nn import o3
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work, device
+from timing import Case, Work, device, with_plain
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
@@ -103,6 +103,8 @@ def cases(quick):
         kinds = {
             name: partial(build, gaunt, *arguments, **options) for name, gaunt in GAUNT.items()
         }
+        if series in ("MACE, published size", "MACE, batch, float32"):
+            kinds |= with_plain("Gaunt", kinds["Gaunt"])
         found.append(Case(series, x, shape, kinds, dtype))
 
     found = []

@@ -9,7 +9,7 @@ from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborList
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work, device
+from timing import Case, Work, device, with_plain
 
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
@@ -93,6 +93,8 @@ def cases(quick):
     def case(series, x, shape, build, *arguments, product=(), dtype="", **options):
         kinds = {"NequIP": 0, "Gaunt": 1} | {f"Gaunt, ν = {nu}": nu for nu in product}
         kinds = {name: partial(build, nu, *arguments, **options) for name, nu in kinds.items()}
+        if series == "NequIP, l_max":
+            kinds |= with_plain("Gaunt", kinds["Gaunt"])
         found.append(Case(series, x, shape, kinds, dtype))
 
     found = []

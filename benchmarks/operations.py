@@ -2,7 +2,7 @@
 
 import torch
 from e3nn import o3
-from timing import Case, Work, device, layer
+from timing import Case, Work, device, layer, with_plain
 
 from gaunt_plugin.layers import (
     AlignedConvolution,
@@ -170,6 +170,7 @@ def convolutions(quick):
                     ("cuEquivariance", "cueq"),
                 )
             }
+            builds |= with_plain("Gaunt, aligned", builds["Gaunt, aligned"])
             if not CUEQ:
                 builds["cuEquivariance"] = missing
             shape = f"{edges} edges, {channels} channels, l ≤ {lin} ⊗ l ≤ {lmax} → l ≤ {lmax}"
@@ -220,6 +221,8 @@ def many_bodies(quick):
                 label: lambda k=kind, n=(lmax, lout, nu): many_body(k, atoms, channels, *n)
                 for label, kind in kinds.items()
             }
+            for label in ("Gaunt, power", "Gaunt, paper"):
+                builds |= with_plain(label, builds[label])
             if not CUEQ:
                 builds |= dict.fromkeys(("MACE, reduced basis", "cuEquivariance"), missing)
             shape = f"{atoms} atoms, {channels} channels, l ≤ {lmax} → l ≤ {lout}, ν = {nu}"

@@ -82,6 +82,8 @@ def main():
 
 
 def conditions(host, settings):
+    from timing import kernels_built
+
     found = {
         "host": host,
         "device": settings.device,
@@ -95,6 +97,7 @@ def conditions(host, settings):
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    found["kernels"] = "built" if kernels_built() else "not built"
     found["python"] = platform.python_version()
     found["limits"] = f"{settings.seconds:g} s, {settings.memory / 1e9:.1f} GB"
     found["date"] = time.strftime("%Y-%m-%d")

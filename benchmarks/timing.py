@@ -18,6 +18,8 @@ from multiprocessing import get_context
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gaunt_plugin.kernels import build as kernels
+
 WARM_UP = 3  # TorchScript compiles in its first calls
 OUT_OF_MEMORY = "out of memory"
 _FORK = get_context("fork")
@@ -87,6 +89,21 @@ class Row:
     memory_peak: float | str = ""
     flops: int | str = ""
     bytes: int | str = ""
+
+
+def kernels_built() -> bool:
+    """Whether layers use compiled kernels here, without loading them into this process."""
+    return os.environ.get("GAUNT_KERNELS") != "0" and kernels.path().is_file()
+
+
+def with_plain(name: str, build: Callable[[], Work]) -> dict[str, Callable[[], Work]]:
+    """A contender and, where kernels are built, the same without them."""
+
+    def plain():
+        os.environ["GAUNT_KERNELS"] = "0"  # of the contender's own process
+        return build()
+
+    return {name: build, f"{name}, plain": plain} if kernels_built() else {name: build}
 
 
 class Stopped(Exception):  # noqa: N818 (no error of ours)
@@ -177,12 +194,15 @@ def measure(case: Case, settings: Settings, given_up: dict[tuple, str]) -> list[
 
 
 def _warm_up(process, work: str, settings: Settings) -> tuple[float, float, float]:
-    """The last of a few calls: fewer of those that take long."""
+    """The last of a few calls: fewer of those that take long.
+
+    TorchScript, of which e3nn's layers are made, compiles in the second and third call.
+    """
     spent = 0.0
     for turn in range(WARM_UP):
         measured = process.ask(work)
         spent += measured[0]
-        if spent > (settings.budget / 2 if turn else 2 * settings.budget):
+        if spent > (settings.budget / 2 if turn > 1 else 20 * settings.budget):
             break
     return measured
 
