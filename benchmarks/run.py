@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from gaunt_plugin.kernels.build import is_built
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["torch", "numpy", "mace-torch", "nequip", "e3nn", "cuequivariance-torch", "ase"]
 
@@ -82,8 +84,6 @@ def main():
 
 
 def conditions(host, settings):
-    from timing import kernels_built
-
     found = {
         "host": host,
         "device": settings.device,
@@ -97,7 +97,7 @@ def conditions(host, settings):
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    found["kernels"] = "built" if kernels_built() else "not built"
+    found["kernels"] = "built" if is_built() else "not built"
     found["python"] = platform.python_version()
     found["limits"] = f"{settings.seconds:g} s, {settings.memory / 1e9:.1f} GB"
     found["date"] = time.strftime("%Y-%m-%d")

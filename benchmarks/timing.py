@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gaunt_plugin.kernels import build as kernels
+from gaunt_plugin.kernels.build import is_built
 
 WARM_UP = 3  # TorchScript compiles in its first calls
 OUT_OF_MEMORY = "out of memory"
@@ -91,11 +91,6 @@ class Row:
     bytes: int | str = ""
 
 
-def kernels_built() -> bool:
-    """Whether layers use compiled kernels here, without loading them into this process."""
-    return os.environ.get("GAUNT_KERNELS") != "0" and kernels.path().is_file()
-
-
 def with_plain(name: str, build: Callable[[], Work]) -> dict[str, Callable[[], Work]]:
     """A contender and, where kernels are built, the same without them."""
 
@@ -103,7 +98,7 @@ def with_plain(name: str, build: Callable[[], Work]) -> dict[str, Callable[[], W
         os.environ["GAUNT_KERNELS"] = "0"  # of the contender's own process
         return build()
 
-    return {name: build, f"{name}, plain": plain} if kernels_built() else {name: build}
+    return {name: build, f"{name}, plain": plain} if is_built() else {name: build}
 
 
 class Stopped(Exception):  # noqa: N818 (no error of ours)

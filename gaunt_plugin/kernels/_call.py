@@ -15,7 +15,7 @@ _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 def is_available(*tensors: torch.Tensor) -> bool:
     """Whether there is a kernel for these inputs, of one dtype but for indices.
 
-    Not while a graph is recorded: ask :func:`gaunt_plugin.layers._tracing.is_traced` first.
+    Layers ask :func:`gaunt_plugin.layers._tracing.has_kernel`.
     """
     dtype = tensors[0].dtype
     return (
@@ -56,6 +56,25 @@ def call(
     )
 
 
-def empty_like(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Contiguous, for a kernel to write."""
+class Kernel:
+    """Derivatives as :func:`gaunt_plugin.kernels.fused.fused` calls them; beside ``forward``."""
+
+    def gradient(self, g, *inputs):
+        """Gradients of ``<g, forward>`` with respect to the inputs."""
+        out = _empty_like(inputs)
+        self._run([*inputs, g], out)
+        return out
+
+    def second(self, g, *inputs_and_v):
+        """Gradients of ``<v, gradient>`` with respect to g and the inputs."""
+        *inputs, v = inputs_and_v
+        out = _empty_like([g, *inputs])
+        self._run([*inputs, g, *v], out)
+        return out
+
+    def _run(self, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+        raise NotImplementedError
+
+
+def _empty_like(tensors):
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]

@@ -78,6 +78,17 @@ def _processor() -> str:
     return found[0] if found else platform.processor()
 
 
+def switched_off() -> bool:
+    """Whether the user wants the plain path."""
+    return os.environ.get("GAUNT_KERNELS", "1") == "0"
+
+
+def is_built() -> bool:
+    """Whether layers use the kernels here; loads nothing."""
+    # No source: this code runs inside of a package of NequIP.
+    return not switched_off() and _SOURCES[0].is_file() and path().is_file()
+
+
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they are not built or ``GAUNT_KERNELS`` is 0.
@@ -85,11 +96,9 @@ def library() -> ctypes.CDLL | None:
     Raises:
         RuntimeError: they are there but can't be loaded.
     """
-    if os.environ.get("GAUNT_KERNELS", "1") == "0" or not _SOURCES[0].is_file():
-        return None  # no source: this code runs inside of a package of NequIP
-    target = path()
-    if not target.is_file():
+    if not is_built():
         return None
+    target = path()
     try:
         return ctypes.CDLL(str(target))
     except OSError as error:
@@ -101,7 +110,7 @@ def library() -> ctypes.CDLL | None:
 
 def status() -> str:
     """One line for logs."""
-    if os.environ.get("GAUNT_KERNELS", "1") == "0":
+    if switched_off():
         return "CPU kernels: switched off by GAUNT_KERNELS=0"
     if library() is None:
         return "CPU kernels: not built for this machine (gaunt-kernels build)"

@@ -28,6 +28,7 @@ struct Path {
 // Paths, maybe none, to one row of the frame (m = 0) or to the two rows +m, -m.
 struct Target {
   int64_t row, pair, first, count;
+  double norm;
 };
 
 struct Program {
@@ -44,9 +45,12 @@ struct Program {
       for (auto &r : *list) r = {p[0], p[1], p[2], p[3], p[4]}, p += 5;
     }
     norm.assign(norms, norms + out.size());
+    std::vector<double> of_row(frame_out);
+    for (size_t k = 0; k < out.size(); k++)
+      for (int64_t c = 0; c < out[k].columns; c++) of_row[out[k].frame + c] = norm[k];
     targets.resize(*p++);
     for (auto &t : targets) {
-      t = {p[0], p[1], (int64_t)path.size(), p[2]}, p += 3;
+      t = {p[0], p[1], (int64_t)path.size(), p[2], of_row[p[0]]}, p += 3;
       for (int64_t k = 0; k < t.count; k++, p += 3) path.push_back({p[0], p[1], p[2]});
     }
   }
@@ -56,40 +60,26 @@ struct Program {
 struct Groups {
   std::vector<int64_t> start, order;
 
-  bool sort(const int64_t *index, int64_t edges, int64_t nodes) {
-    start.assign(nodes + 1, 0), order.resize(edges);
-    for (int64_t e = 0; e < edges; e++) {
-      if (index[e] < 0 || index[e] >= nodes) return false;
-      start[index[e] + 1]++;
-    }
+  Groups(const int64_t *index, int64_t edges, int64_t nodes) : start(nodes + 1), order(edges) {
+    for (int64_t e = 0; e < edges; e++) start[index[e] + 1]++;
     for (int64_t i = 0; i < nodes; i++) start[i + 1] += start[i];
     std::vector<int64_t> next(start.begin(), start.end() - 1);
     for (int64_t e = 0; e < edges; e++) order[next[index[e]]++] = e;
-    return true;
   }
 };
 
 // Operations on N vectors of channels per row.
 template <class T, int N> struct Channels {
   using V = Vec<T>;
-  using U = typename VectorOf<T>::unaligned;
   static constexpr int width = N;
   int64_t stride, valid;  // numbers between rows in memory; channels that exist there
 
+  int64_t lanes() const { return N > 1 ? LANES<T> : valid; }  // of each vector
   void load(V *to, const T *from) const {
-    if (N > 1 || valid == LANES<T>) {
-      for (int q = 0; q < N; q++) to[q] = reinterpret_cast<const U *>(from)[q];
-    } else {
-      to[0] = V{};
-      for (int64_t lane = 0; lane < valid; lane++) to[0][lane] = from[lane];
-    }
+    for (int q = 0; q < N; q++) to[q] = ::load(from + q * LANES<T>, lanes());
   }
   void store(T *to, const V *from) const {
-    if (N > 1 || valid == LANES<T>) {
-      for (int q = 0; q < N; q++) reinterpret_cast<U *>(to)[q] = from[q];
-    } else {
-      for (int64_t lane = 0; lane < valid; lane++) to[lane] = from[0][lane];
-    }
+    for (int q = 0; q < N; q++) ::store(to + q * LANES<T>, from[q], lanes());
   }
   // The order of edges is not that of memory: fetch what the next edge needs.
   void prefetch_rows(const T *from, int64_t rows) const {
@@ -104,7 +94,7 @@ template <class T, int N> struct Channels {
     for (int64_t i = 0; i < rows; i++) store(to + i * stride, from + i * N);
   }
 
-  // f_c (+)= sum_i D_ic x_i
+  // f_c = sum_i D_ic x_i; with ADD f_c += the same for a derivative of D: the identity has none.
   template <bool ADD>
   static void to_frame(const std::vector<Rotation> &irreps, const T *D, const V *x, V *f,
                        const double *norm = nullptr) {
@@ -114,7 +104,7 @@ template <class T, int N> struct Channels {
       const V *xr = x + r.row * N;
       V *fr = f + r.frame * N;
       if (r.entry < 0) {
-        for (int q = 0; q < N; q++) fr[q] = ADD ? fr[q] + n * xr[q] : n * xr[q];
+        for (int q = 0; q < N && !ADD; q++) fr[q] = n * xr[q];
         continue;
       }
       const T *d = D + r.entry;
@@ -142,13 +132,14 @@ template <class T, int N> struct Channels {
     }
   }
 
-  // x_i += sum_c D_ic f_c
+  // x_i += sum_c D_ic f_c, for D or a derivative of it
+  template <bool DERIVATIVE = false>
   static void from_frame(const std::vector<Rotation> &irreps, const T *D, const V *f, V *x) {
     for (const auto &r : irreps) {
       V *xr = x + r.row * N;
       const V *fr = f + r.frame * N;
       if (r.entry < 0) {
-        for (int q = 0; q < N; q++) xr[q] += fr[q];
+        for (int q = 0; q < N && !DERIVATIVE; q++) xr[q] += fr[q];
         continue;
       }
       const T *d = D + r.entry;
@@ -204,9 +195,10 @@ template <class T, int N> struct Channels {
         }
       }
       V *l = local + t.row * N;
-      for (int q = 0; q < N; q++) l[q] = ADD ? l[q] + plus[q] : plus[q];
+      const T n = t.norm;
+      for (int q = 0; q < N; q++) l[q] = ADD ? l[q] + n * plus[q] : n * plus[q];
       if (t.pair)
-        for (int q = 0; q < N; q++) l[N + q] = ADD ? l[N + q] + minus[q] : minus[q];
+        for (int q = 0; q < N; q++) l[N + q] = ADD ? l[N + q] + n * minus[q] : n * minus[q];
     }
   }
 
@@ -254,14 +246,6 @@ template <class T, int N> struct Channels {
   }
 };
 
-// n_L on the rows of the frame of the output
-template <class T, int N> void scale(const Program &program, Vec<T> *local) {
-  for (size_t k = 0; k < program.out.size(); k++) {
-    const auto &r = program.out[k];
-    for (int64_t c = 0; c < r.columns * N; c++) local[r.frame * N + c] *= (T)program.norm[k];
-  }
-}
-
 template <class T> struct Problem {
   using V = Vec<T>;
   Program program;
@@ -288,6 +272,22 @@ template <class T> struct Problem {
     }
   }
 
+  // Features of the sender, in the frame of edge e too, and with DUAL their derivatives.
+  template <bool DUAL, class C>
+  void features(const C &block, int64_t c, int64_t e, int64_t next, V *X, V *X1, V *B,
+                V *B1) const {
+    const T *D = entries + e * program.entries;
+    const int64_t at = index[e] * program.dim_in * channels + c;
+    block.prefetch_rows(weights + next * program.paths * channels + c, program.paths);
+    block.load_rows(X, x + at, program.dim_in);
+    block.template to_frame<false>(program.in, D, X, B);
+    if constexpr (DUAL) {
+      block.load_rows(X1, vx + at, program.dim_in);
+      block.template to_frame<false>(program.in, D, X1, B1);
+      block.template to_frame<true>(program.in, ve + e * program.entries, X, B1);
+    }
+  }
+
   // out_i, or its derivative along (vx, ve, vw).
   template <bool DUAL> void forward(const Groups &receivers, T *out) const {
     const int64_t rows = program.dim_in + program.frame_in + program.frame_out;
@@ -302,30 +302,20 @@ template <class T> struct Problem {
       for (int64_t i = 0; i < nodes; i++) {
         std::memset(sum, 0, sizeof(V) * program.dim_out * vectors());
         for (int64_t k = receivers.start[i]; k < receivers.start[i + 1]; k++) {
-          const int64_t e = receivers.order[k], j = index[e];
+          const int64_t e = receivers.order[k];
           const int64_t next = receivers.order[std::min(k + 1, edges - 1)];
           const T *D = entries + e * program.entries;
           blocks([&](auto block, int64_t c) {
-            constexpr int N = decltype(block)::width;
-            block.prefetch_rows(weights + next * program.paths * channels + c, program.paths);
-            const int64_t at = j * program.dim_in * channels + c;
             const int64_t of_edge = e * program.paths * channels + c;
             V *acc = sum + c / LANES<T> * program.dim_out;
-            block.load_rows(X, x + at, program.dim_in);
-            block.template to_frame<false>(program.in, D, X, B);
+            features<DUAL>(block, c, e, next, X, X1, B, B1);
             block.template mix<false>(program, weights + of_edge, B, L);
             if constexpr (DUAL) {
-              const T *D1 = ve + e * program.entries;
-              block.load_rows(X1, vx + at, program.dim_in);
-              block.template to_frame<false>(program.in, D, X1, B1);
-              add_turned(block, program.in, D1, X, B1);
               block.template mix<false>(program, vw + of_edge, B, L1);
               block.template mix<true>(program, weights + of_edge, B1, L1);
-              scale<T, N>(program, L), scale<T, N>(program, L1);
-              block.from_frame(program.out, D1, L, acc);
+              block.from_frame(program.out, ve + e * program.entries, L, acc);
               block.from_frame(program.out, D, L1, acc);
             } else {
-              scale<T, N>(program, L);
               block.from_frame(program.out, D, L, acc);
             }
           });
@@ -362,38 +352,30 @@ template <class T> struct Problem {
           std::memset(of_D, 0, sizeof(V) * program.entries);
           blocks([&](auto block, int64_t c) {
             constexpr int N = decltype(block)::width;
-            block.prefetch_rows(weights + next * program.paths * channels + c, program.paths);
-            const int64_t at = j * program.dim_in * channels + c;
             const int64_t of_edge = e * program.paths * channels + c;
             V *acc = sum + c / LANES<T> * program.dim_in;
             const T *w = weights + of_edge;
-            block.load_rows(X, x + at, program.dim_in);
+            features<DUAL>(block, c, e, next, X, X1, B, B1);
             block.load_rows(G, g + i * program.dim_out * channels + c, program.dim_out);
-            block.template to_frame<false>(program.in, D, X, B);
             block.template to_frame<false>(program.out, D, G, GL, program.norm.data());
             std::memset(GB, 0, sizeof(V) * N * program.frame_in);
             block.unmix(program, w, GL, GB);
             if constexpr (DUAL) {
               const T *D1 = ve + e * program.entries, *w1 = vw + of_edge;
-              block.load_rows(X1, vx + at, program.dim_in);
-              block.template to_frame<false>(program.in, D, X1, B1);
-              add_turned(block, program.in, D1, X, B1);
               block.template to_frame<false>(program.out, D1, G, GL1, program.norm.data());
               block.template mix<false>(program, w1, B, L1);
               block.template mix<true>(program, w, B1, L1);
-              scale<T, N>(program, L1);
               std::memset(GB1, 0, sizeof(V) * N * program.frame_in);
               block.unmix(program, w1, GL, GB1);
               block.unmix(program, w, GL1, GB1);
               block.weights(program, GL1, B, GL, B1, gw + of_edge);
-              add_from(block, program.in, D1, GB, acc);
+              block.template from_frame<true>(program.in, D1, GB, acc);
               block.from_frame(program.in, D, GB1, acc);
               block.outer(program.out, G, L1, of_D);
               block.outer(program.in, X, GB1, of_D);
               block.outer(program.in, X1, GB, of_D);
             } else {
               block.template mix<false>(program, w, B, L);
-              scale<T, N>(program, L);
               block.weights(program, GL, B, nullptr, nullptr, gw + of_edge);
               block.from_frame(program.in, D, GB, acc);
               block.outer(program.out, G, L, of_D);
@@ -414,18 +396,6 @@ template <class T> struct Problem {
       }
     }
   }
-
-  // The derivative of the identity is nothing.
-  template <class C>
-  static void add_turned(const C &block, const std::vector<Rotation> &irreps, const T *D1,
-                         const V *x, V *f) {
-    if (irreps.front().entry >= 0) block.template to_frame<true>(irreps, D1, x, f);
-  }
-  template <class C>
-  static void add_from(const C &block, const std::vector<Rotation> &irreps, const T *D1, const V *f,
-                       V *x) {
-    if (irreps.front().entry >= 0) block.from_frame(irreps, D1, f, x);
-  }
 };
 
 // 0, or 1 if an index of an edge is out of range
@@ -434,23 +404,23 @@ int run(const int64_t *program, const double *norm, const int64_t *sizes, const 
         const T *const *in, T *const *out) {
   Problem<T> p{{program, norm}, sizes[0], sizes[1], sizes[2], sizes[3], index,
                in[0],           in[1],    in[2],    in[3],    in[4],    in[5], in[6]};
-  Groups senders, receivers;
-  if (!senders.sort(index, p.edges, p.nodes) || !receivers.sort(index + p.edges, p.edges, p.nodes))
-    return 1;
-  if (p.vx) {
-    p.template forward<true>(receivers, out[0]);
-    p.template gradient<true>(senders, out[1], out[2], out[3]);
-  } else if (p.g) {
-    p.template gradient<false>(senders, out[0], out[1], out[2]);
-  } else {
-    p.template forward<false>(receivers, out[0]);
+  for (int64_t k = 0; k < 2 * p.edges; k++)
+    if (index[k] < 0 || index[k] >= p.nodes) return 1;
+  if (!p.g || p.vx) {
+    const Groups receivers(index + p.edges, p.edges, p.nodes);
+    p.vx ? p.template forward<true>(receivers, *out++) : p.template forward<false>(receivers, *out);
+  }
+  if (p.g) {
+    const Groups senders(index, p.edges, p.nodes);
+    p.vx ? p.template gradient<true>(senders, out[0], out[1], out[2])
+         : p.template gradient<false>(senders, out[0], out[1], out[2]);
   }
   return 0;
 }
 
 }  // namespace
 
-// sizes: nodes, edges, channels, threads. in: x [nodes, dim_in, channels], entries of D [edges, entries],
+// sizes: nodes, edges, channels, threads. in: x [nodes, dim_in, channels], D [edges, entries],
 // weights [edges, paths, channels], g [nodes, dim_out, channels] or null, vx, ve, vw or null.
 // out: [out]; with g [gx, ge, gw]; with v, too, [of g, of x, of entries, of weights].
 extern "C" int gaunt_convolution_f32(const int64_t *program, const double *norm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gaunt_plugin.kernels._call import call, empty_like
+from gaunt_plugin.kernels._call import Kernel, call
 
 
 class Part:
@@ -69,7 +69,7 @@ class ConvolutionKernel:
         return Convolution(self, index.to(torch.int64).contiguous())
 
 
-class Convolution:
+class Convolution(Kernel):
     """For given edges what :func:`gaunt_plugin.kernels.fused.fused` calls."""
 
     def __init__(self, kernel: ConvolutionKernel, index: torch.Tensor) -> None:
@@ -85,16 +85,6 @@ class Convolution:
         """
         out = x.new_empty(x.shape[0], self.kernel.dim_out, x.shape[2])
         self._run([x, entries, weights], [out])
-        return out
-
-    def gradient(self, g, *inputs):
-        out = empty_like(*inputs)
-        self._run([*inputs, g], out)
-        return out
-
-    def second(self, g, x, entries, weights, v):
-        out = empty_like(g, x, entries, weights)
-        self._run([x, entries, weights, g, *v], out)
         return out
 
     def _run(self, inputs, outputs):

@@ -51,3 +51,11 @@ template <class S, int K> void add_product(Dual<S, K> &to, const Dual<S, K> &a, 
   add_product(to.v, a.v, b);
   for (int k = 0; k < K; k++) add_product(to.d[k], a.d[k], b);
 }
+
+// The vector that is computed: derivatives, if the numbers have some.
+template <class V> const V &result(const V &a) { return a; }
+template <class V> const V &result(const Dual<V, 1> &a) { return a.d[0]; }
+template <class V> void set(V &to, const V &value, const V &) { to = value; }
+template <class V> void set(Dual<V, 1> &to, const V &value, const V &derivative) {
+  to = {value, {derivative}};
+}

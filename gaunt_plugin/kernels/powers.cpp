@@ -223,13 +223,9 @@ void on_grid(const Program<T> &program, int64_t views, const Job<S, Vec<T>> &job
 // Channels of an atom that a job has.
 template <class T> struct Channels {
   using V = Vec<T>;
-  using U = typename VectorOf<T>::unaligned;
   int64_t valid;
 
-  V load(const T *from) const {
-    if (valid == LANES<T>) return *reinterpret_cast<const U *>(from);
-    return load(from, 1);
-  }
+  V load(const T *from) const { return ::load(from, valid); }
   V load(const T *from, int64_t stride) const {
     V value{};
     if (valid == LANES<T>) {
@@ -239,24 +235,11 @@ template <class T> struct Channels {
     }
     return value;
   }
-  void store(T *to, const V &value) const {
-    if (valid == LANES<T>)
-      *reinterpret_cast<U *>(to) = value;
-    else
-      store(to, value, 1);
-  }
+  void store(T *to, const V &value) const { ::store(to, value, valid); }
   void store(T *to, const V &value, int64_t stride) const {
     for (int64_t lane = 0; lane < valid; lane++) to[lane * stride] = value[lane];
   }
 };
-
-// The vector that is computed: derivatives, if the numbers have some.
-template <class V> const V &result(const V &a) { return a; }
-template <class V> const V &result(const Dual<V, 1> &a) { return a.d[0]; }
-template <class V> void set(V &to, const V &value, const V &) { to = value; }
-template <class V> void set(Dual<V, 1> &to, const V &value, const V &derivative) {
-  to = {value, {derivative}};
-}
 
 template <class T> struct Inputs {
   const T *x, *w, *u;

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaunt_plugin.kernels._call import call, empty_like
+from gaunt_plugin.kernels._call import Kernel, call
 
 
-class PowersKernel:
+class PowersKernel(Kernel):
     """Weighted powers of functions on the sphere, projected, float32 or float64 on the CPU.
 
     Nodes of the quadrature are one of each antipodal pair.
@@ -59,19 +59,6 @@ class PowersKernel:
         """
         out = x.new_empty(*x.shape[:2], self.dim_out)
         self._run([x, *weights], [out])
-        return out
-
-    def gradient(self, g, *inputs):
-        """See :func:`gaunt_plugin.kernels.fused.fused`."""
-        out = empty_like(*inputs)
-        self._run([*inputs, g], out)
-        return out
-
-    def second(self, g, *inputs_and_v):
-        """See :func:`gaunt_plugin.kernels.fused.fused`."""
-        *inputs, v = inputs_and_v
-        out = empty_like(g, *inputs)
-        self._run([*inputs, g, *v], out)
         return out
 
     def _run(self, inputs, outputs):

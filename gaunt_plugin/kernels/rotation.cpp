@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "duals.h"
@@ -82,9 +81,8 @@ int rotate(const int64_t *program, const double *values, const int64_t *sizes, c
   constexpr int lanes = LANES<T>;
 #pragma omp parallel num_threads(threads)
   {
-    // The largest numbers are eight vectors.
-    std::vector<char> memory(n * 8 * sizeof(V) + sizeof(V));
-    char *aligned = memory.data() + (32 - reinterpret_cast<uintptr_t>(memory.data()) % 32) % 32;
+    Scratch<T> scratch(8 * n);  // the largest numbers are eight vectors
+    V *const memory = scratch.take(8 * n);
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < edges; first += lanes) {
       const int64_t valid = std::min<int64_t>(lanes, edges - first);
@@ -99,38 +97,31 @@ int rotate(const int64_t *program, const double *values, const int64_t *sizes, c
       const V c[3] = {gather(in[0], 3, 0), gather(in[0], 3, 1), gather(in[0], 3, 2)};
       V sign{};
       for (int lane = 0; lane < lanes; lane++) sign[lane] = c[1][lane] < 0 ? -1 : 1;
-      if (in[2]) {
-        // Axes outside, the direction v inside.
-        using S = Dual<Dual<V, 1>, 3>;
-        S *D = reinterpret_cast<S *>(aligned), x[3];
+      // <g, D> differentiated with respect to the direction; numbers I may carry v along.
+      auto differentiate = [&](auto inner, T *of_g, T *of_direction) {
+        using I = decltype(inner);
+        using S = Dual<I, 3>;
+        S *D = reinterpret_cast<S *>(memory), x[3] = {};
         for (int a = 0; a < 3; a++) {
-          set(x[a], c[a]);
-          x[a].v.d[0] = gather(in[2], 3, a);
-          x[a].d[a].v = V{} + 1;
+          set(x[a].v, c[a], of_g ? gather(in[2], 3, a) : V{});
+          set(x[a].d[a], V{} + 1);
         }
         rotations<T>(tables, x[0], x[1], x[2], sign, D);
-        V of_direction[3] = {};
+        V sum[3] = {};
         for (int64_t k = 0; k < n; k++) {
           const V g = gather(in[1], n, k);
-          scatter(out[0], n, k, D[k].v.d[0]);
-          for (int a = 0; a < 3; a++) of_direction[a] += g * D[k].d[a].d[0];
+          if (of_g) scatter(of_g, n, k, result(D[k].v));
+          for (int a = 0; a < 3; a++) sum[a] += g * result(D[k].d[a]);
         }
-        for (int a = 0; a < 3; a++) scatter(out[1], 3, a, of_direction[a]);
+        for (int a = 0; a < 3; a++) scatter(of_direction, 3, a, sum[a]);
+      };
+      if (in[2]) {
+        differentiate(Dual<V, 1>{}, out[0], out[1]);
       } else if (in[1]) {
-        using S = Dual<V, 3>;
-        S *D = reinterpret_cast<S *>(aligned), x[3];
-        for (int a = 0; a < 3; a++) set(x[a], c[a]), x[a].d[a] = V{} + 1;
-        rotations<T>(tables, x[0], x[1], x[2], sign, D);
-        V of_direction[3] = {};
-        for (int64_t k = 0; k < n; k++) {
-          const V g = gather(in[1], n, k);
-          for (int a = 0; a < 3; a++) of_direction[a] += g * D[k].d[a];
-        }
-        for (int a = 0; a < 3; a++) scatter(out[0], 3, a, of_direction[a]);
+        differentiate(V{}, nullptr, out[0]);
       } else {
-        V *D = reinterpret_cast<V *>(aligned);
-        rotations<T>(tables, c[0], c[1], c[2], sign, D);
-        for (int64_t k = 0; k < n; k++) scatter(out[0], n, k, D[k]);
+        rotations<T>(tables, c[0], c[1], c[2], sign, memory);
+        for (int64_t k = 0; k < n; k++) scatter(out[0], n, k, memory[k]);
       }
     }
   }

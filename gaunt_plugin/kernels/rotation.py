@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaunt_plugin.kernels._call import call, empty_like
+from gaunt_plugin.kernels._call import Kernel, call
 
 
-class RotationKernel:
+class RotationKernel(Kernel):
     """Entries of all D^l of an edge and their derivatives.
 
     Args:
-        lmax, mmax: highest degree and order.
+        mmax: highest order.
+        columns, starts: the layout of the entries.
         coupling, axial, top: tables of ``EdgeRotation``.
     """
 
     def __init__(
-        self, lmax: int, mmax: int, coupling: np.ndarray, axial: np.ndarray, top: np.ndarray
+        self,
+        mmax: int,
+        columns: list[int],
+        starts: list[int],
+        coupling: np.ndarray,
+        axial: np.ndarray,
+        top: np.ndarray,
     ) -> None:
-        columns = [2 * min(l, mmax) + 1 for l in range(lmax + 1)]
-        self.entries = sum((2 * l + 1) * k for l, k in enumerate(columns))
+        lmax, self.entries = len(columns) - 1, starts[-1]
         numbers, values = [lmax, mmax], []
         for l in range(1, lmax):
             q = coupling[l, : 2 * l + 3, : 3 * (2 * l + 1)].reshape(2 * l + 3, 2 * l + 1, 3)
@@ -32,18 +38,6 @@ class RotationKernel:
         """``[edges, entries]`` from directions ``[edges, 3]``."""
         out = directions.new_empty(len(directions), self.entries)
         self._run([directions], [out])
-        return out
-
-    def gradient(self, g, directions):
-        """See :func:`gaunt_plugin.kernels.fused.fused`."""
-        out = empty_like(directions)
-        self._run([directions, g], out)
-        return out
-
-    def second(self, g, directions, v):
-        """See :func:`gaunt_plugin.kernels.fused.fused`."""
-        out = empty_like(g, directions)
-        self._run([directions, g, *v], out)
         return out
 
     def _run(self, inputs, outputs):

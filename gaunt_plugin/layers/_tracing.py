@@ -2,6 +2,8 @@
 
 import torch
 
+from gaunt_plugin.kernels._call import is_available
+
 
 def is_traced() -> bool:
     """True under ``torch.compile``, ``torch.export`` and ``make_fx``; False in TorchScript.
@@ -20,3 +22,8 @@ def _is_traced() -> bool:
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
     return get_proxy_mode() is not None
+
+
+def has_kernel(*tensors: torch.Tensor) -> bool:
+    """Whether a compiled kernel takes these inputs; never in programs. Not for TorchScript."""
+    return not _is_traced() and is_available(*tensors)

@@ -8,7 +8,6 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.kernels._call import is_available
 from gaunt_plugin.kernels.convolution import ConvolutionKernel, Part
 from gaunt_plugin.kernels.fused import fused
 from gaunt_plugin.layers._edge_blocks import LARGE, sum_messages
@@ -20,8 +19,8 @@ from gaunt_plugin.layers._edges import (
 )
 from gaunt_plugin.layers._irreps import Irreps, check_channels, functions_of
 from gaunt_plugin.layers._tables import TableModule
-from gaunt_plugin.layers._tracing import is_traced
-from gaunt_plugin.layers.rotation import EdgeRotation
+from gaunt_plugin.layers._tracing import has_kernel, is_traced
+from gaunt_plugin.layers.rotation import EdgeRotation, entry_layout
 
 
 class AlignedConvolution(TableModule):
@@ -149,8 +148,7 @@ class AlignedConvolution(TableModule):
 
         Rows of the frame are ordered by ``|m|``, kind, irrep, then +m and -m.
         """
-        widths = [2 * min(l, self.mmax) + 1 for l in range(self.rotation.lmax + 1)]
-        entry = np.cumsum([0] + [(2 * l + 1) * k for l, k in enumerate(widths)])
+        widths, entry = entry_layout(self.rotation.lmax, self.mmax)
         begin = np.cumsum([0] + [2 * l + 1 for l, _ in functions])
         rows = []  # per row: irrep and its column of D
         for m in range(self.mmax + 1):
@@ -199,7 +197,7 @@ class AlignedConvolution(TableModule):
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
         if not torch.jit.is_scripting():
-            if not is_traced() and is_available(x, entries, weights, edge_index):
+            if has_kernel(x, entries, weights, edge_index):
                 kernel = _kernel(self.irreps_in, self.irreps_edge, self.irreps_out)
                 plain = functools.partial(self._sum_plain, edge_index=edge_index)
                 return fused(plain, kernel.on(edge_index), x, entries, weights)
@@ -312,9 +310,7 @@ def _kernel(irreps_in: Irreps, irreps_edge: Irreps, irreps_out: Irreps) -> Convo
         parts = [Part([1] * len(inputs), [-1] * len(inputs), [1] * len(inputs))]
         parts.append(Part([2 * L + 1 for L, _ in outputs], begins, [1] * len(outputs)))
     else:
-        lmax = max(l for l, _ in inputs + outputs)
-        columns = [2 * min(l, mmax) + 1 for l in range(lmax + 1)]
-        starts = np.cumsum([0] + [(2 * l + 1) * k for l, k in enumerate(columns)]).tolist()
+        columns, starts = entry_layout(max(l for l, _ in inputs + outputs), mmax)
         parts = [
             Part(
                 [2 * l + 1 for l, _ in functions],
@@ -331,14 +327,10 @@ def _kernel(irreps_in: Irreps, irreps_edge: Irreps, irreps_out: Irreps) -> Convo
             sources = [(k, pseudo != kind) for k, (l, pseudo) in enumerate(inputs) if l >= m]
             sources = sorted((s for s in sources if m > 0 or not s[1]), key=lambda s: s[1])
             for i, receiver in enumerate(receivers):
-                of_source = len(receivers)
-                paths.append(
-                    (
-                        m,
-                        receiver,
-                        [(weight + k * of_source + i, *s) for k, s in enumerate(sources)],
-                    )
+                of_source = range(
+                    weight + i, weight + len(receivers) * len(sources), len(receivers)
                 )
+                paths.append((m, receiver, [(w, *s) for w, s in zip(of_source, sources)]))
             weight += len(receivers) * len(sources)
     return ConvolutionKernel(*parts, norm, starts[-1], paths)
 

@@ -9,7 +9,6 @@ from typing import Optional
 import numpy as np
 import torch
 
-from gaunt_plugin.kernels._call import is_available
 from gaunt_plugin.kernels.fused import fused
 from gaunt_plugin.kernels.powers import PowersKernel
 from gaunt_plugin.layers._edges import flat_first
@@ -24,7 +23,7 @@ from gaunt_plugin.layers._tables import (
     element_weights,
     repeat_matrix,
 )
-from gaunt_plugin.layers._tracing import is_traced
+from gaunt_plugin.layers._tracing import has_kernel
 from gaunt_plugin.layers.chains import Chains, chain_outputs, irrep_of
 from gaunt_plugin.layers.nested import NestedProducts
 from gaunt_plugin.layers.parity_powers import FourierParityPowers, ParityPowers, parity_power_rms
@@ -327,7 +326,7 @@ class _Powers(GridPowers):
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
         # Not one condition: TorchScript compiles the right-hand side of `and`.
         if not torch.jit.is_scripting():  # noqa: SIM102
-            if self.problem is not None and not is_traced() and is_available(x, self.weight_out):
+            if self.problem is not None and has_kernel(x, self.weight_out):
                 return self._fused(x, node_attrs)
         weight_in = self.weight_in
         u: Optional[torch.Tensor] = None
@@ -370,7 +369,7 @@ class _Powers(GridPowers):
         weights = [of_nodes(self.weight_out, len(self.repeat_out))]
         if self.weight_in is not None:
             weights.append(of_nodes(self.weight_in, len(self.repeat_in)))
-        if not is_available(x, *weights):  # autocast makes weights of another dtype
+        if not has_kernel(x, *weights):  # autocast makes weights of another dtype
             return plain(x, *weights)
         return fused(plain, _kernel(*self.problem), x, *weights)
 

@@ -8,11 +8,10 @@ from typing import List
 import numpy as np
 import torch
 
-from gaunt_plugin.kernels._call import is_available
 from gaunt_plugin.kernels.fused import fused
 from gaunt_plugin.kernels.rotation import RotationKernel
 from gaunt_plugin.layers._tables import TableModule
-from gaunt_plugin.layers._tracing import is_traced
+from gaunt_plugin.layers._tracing import has_kernel
 from gaunt_plugin.sphere import gaunt
 
 
@@ -59,8 +58,8 @@ class EdgeRotation(TableModule):
 
     def entries(self, directions: torch.Tensor) -> torch.Tensor:
         """All of :meth:`forward`, side by side: ``[edges, sum of (2l+1) columns]``."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript compiles both sides of `and`)
-            if not is_traced() and is_available(directions):
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript compiles the right-hand side of `and`)
+            if has_kernel(directions):
                 return fused(self._entries, _kernel(self.lmax, self.mmax), directions)
         return self._entries(directions)
 
@@ -98,7 +97,14 @@ class EdgeRotation(TableModule):
         return out
 
 
+def entry_layout(lmax: int, mmax: int) -> tuple[list[int], list[int]]:
+    """Columns of each D^l, and where each begins in :meth:`EdgeRotation.entries`; then the end."""
+    columns = [2 * min(l, mmax) + 1 for l in range(lmax + 1)]
+    return columns, np.cumsum([0] + [(2 * l + 1) * k for l, k in enumerate(columns)]).tolist()
+
+
 @functools.cache
 def _kernel(lmax: int, mmax: int) -> RotationKernel:
     tables = EdgeRotation(lmax, mmax)._tables
-    return RotationKernel(lmax, mmax, tables["coupling"], tables["axial"], tables["top"])
+    layout = entry_layout(lmax, mmax)
+    return RotationKernel(mmax, *layout, tables["coupling"], tables["axial"], tables["top"])

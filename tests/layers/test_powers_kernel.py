@@ -11,6 +11,7 @@ from gaunt_plugin.layers import GauntManyBody
 from gaunt_plugin.layers.many_body import _Powers
 
 from ..tolerances import assert_close
+from .test_kernels import passes
 
 ELEMENTS = 3
 # irreps, correlation, parametrization, views, channels, nodes
@@ -63,23 +64,18 @@ def powers_of(layer):
 
 def derivatives(layer, x, node_attrs):
     """Value, gradient and second derivatives, in all that the layer depends on."""
-    inputs = [x.clone().requires_grad_(), node_attrs.clone().requires_grad_(), *layer.parameters()]
-    out = layer(*inputs[:2])
-    torch.manual_seed(1)
-    g = torch.randn_like(out).requires_grad_()
-    first = torch.autograd.grad(out, inputs, g, create_graph=True)
-    v = [torch.randn_like(t) for t in first]
-    return [out, *first, *torch.autograd.grad(first, [g, *inputs], v)]
+    inputs = [x, node_attrs, *layer.parameters()]
+    return passes(lambda x, node_attrs, *_: layer(x, node_attrs), inputs)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_kernel_gives_the_plain_numbers(name, dtype, calls, monkeypatch):
+def test_kernel_gives_the_plain_numbers(name, dtype, calls, kernels):
     layer, x, node_attrs = layer_of(name)
     case = powers_of(layer).to(dtype), x.to(dtype), node_attrs.to(dtype)
     ours = derivatives(*case)
     assert calls == ["gaunt_powers"] * 3
-    monkeypatch.setattr(_call, "library", lambda: None)
+    kernels(False)
     plain = derivatives(*case)
     assert len(calls) == 3
     for a, b in zip(ours, plain, strict=True):
@@ -101,7 +97,7 @@ def test_second_derivatives_of_the_layer(name, calls):
     assert calls
 
 
-def test_third_derivatives(monkeypatch):
+def test_third_derivatives(kernels):
     layer, x, node_attrs = layer_of("power")
 
     def third():
@@ -113,7 +109,7 @@ def test_third_derivatives(monkeypatch):
         return at_order
 
     ours = third()
-    monkeypatch.setattr(_call, "library", lambda: None)
+    kernels(False)
     assert_close(ours, third(), "program")
 
 
@@ -133,11 +129,11 @@ def test_threads_give_the_same_numbers(name):
         assert_close(a, b, "program" if i in weights else "exact")
 
 
-def test_strided_input(monkeypatch):
+def test_strided_input(kernels):
     layer, x, node_attrs = layer_of("power")
     strided = x.transpose(1, 2).contiguous().transpose(1, 2)
     ours = derivatives(layer, strided, node_attrs)
-    monkeypatch.setattr(_call, "library", lambda: None)
+    kernels(False)
     for a, b in zip(ours, derivatives(layer, x, node_attrs), strict=True):
         assert_close(a, b, "program")
 
