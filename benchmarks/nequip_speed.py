@@ -93,7 +93,7 @@ def cases(quick):
     def case(series, x, shape, build, *arguments, product=(), dtype="", **options):
         kinds = {"NequIP": 0, "Gaunt": 1} | {f"Gaunt, ν = {nu}": nu for nu in product}
         kinds = {name: partial(build, nu, *arguments, **options) for name, nu in kinds.items()}
-        if series == "NequIP, l_max":
+        if series == "NequIP, l_max" or build is exported:
             kinds |= with_plain("Gaunt", kinds["Gaunt"])
         found.append(Case(series, x, shape, kinds, dtype))
 

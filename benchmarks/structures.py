@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from timing import Work, device
 
+from gaunt_plugin.kernels.build import is_built
 from gaunt_plugin.lammps import contract
 from gaunt_plugin.lammps.export import export, run_as_written
 
@@ -44,7 +45,8 @@ def program(net, graphs, types):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt")
         export(net, path)
-        script = contract.load(path)[0].to(device())
+        kernels = device() == "cpu" and is_built()
+        script = contract.load(path, kernels=kernels)[0].to(device())
     index, types = graphs["edge_index"].to(device()), types.to(device())
     positions = graphs["positions"].double()
     sender, receiver = graphs["edge_index"]

@@ -27,33 +27,57 @@ def is_available(*tensors: torch.Tensor) -> bool:
     )
 
 
+def make_program(numbers: list[int], values: list[float]) -> torch.Tensor:
+    """What a kernel knows of its layer, in one tensor that no change of dtype touches."""
+    bits = np.array(values, dtype=np.float64).view(np.int64)
+    return torch.from_numpy(np.concatenate([[len(numbers)], numbers, bits]).astype(np.int64))
+
+
 def call(
     name: str,
-    tables: tuple[np.ndarray, np.ndarray],
+    program: torch.Tensor,
     sizes: list[int],
     index: torch.Tensor | None,
     inputs: list[torch.Tensor],
     outputs: list[torch.Tensor],
-) -> int:
-    """Run ``name``; what it returns is not 0 if it refuses.
+) -> None:
+    """Run a kernel; kernels.h has the order of sizes, inputs and outputs.
 
     Args:
-        name: of the function, without the dtype.
-        tables: int64 and float64, what is known when a layer is made.
-        sizes: of this call.
-        index: int64, contiguous, or None.
-        inputs: at most 7; those that are missing at the end are null.
-        outputs: contiguous, at most 4.
+        name: ``"convolution"``, ``"rotation"`` or ``"powers"``.
+        program: of :func:`make_program`.
+        sizes: without the number of threads.
+        index: of edges, or None.
+        inputs: of one dtype.
+        outputs: contiguous.
+
+    Raises:
+        IndexError: the index has numbers that are out of range.
+        TypeError: the inputs have several dtypes.
+        RuntimeError: the kernels are not built for this machine.
     """
+    if library() is None:
+        raise RuntimeError(
+            "this model was compiled with calls of gaunt_plugin's CPU kernels, which are not built "
+            "for this machine: run gaunt-kernels build (and leave GAUNT_KERNELS=0 away)"
+        )
     inputs = [t.contiguous() for t in inputs]
-    function = getattr(library(), f"{name}_{_SUFFIX[inputs[0].dtype]}")
-    return function(
-        *(ctypes.c_void_p(table.ctypes.data) for table in tables),
+    if any(t.dtype != inputs[0].dtype for t in inputs):
+        raise TypeError(f"inputs must be of one dtype, got {[t.dtype for t in inputs]}")
+    if index is not None:
+        index = index.to(torch.int64).contiguous()
+    function = getattr(library(), f"gaunt_{name}_{_SUFFIX[inputs[0].dtype]}")
+    failed = function(
+        ctypes.c_void_p(program.data_ptr()),
         (ctypes.c_int64 * (len(sizes) + 1))(*sizes, torch.get_num_threads()),
         ctypes.c_void_p(None if index is None else index.data_ptr()),
         (ctypes.c_void_p * 7)(*(t.data_ptr() for t in inputs)),
         (ctypes.c_void_p * 4)(*(t.data_ptr() for t in outputs)),
     )
+    if failed:
+        raise IndexError(
+            f"edge_index has indices from {index.min()} to {index.max()} for {sizes[0]} nodes"
+        )
 
 
 class Kernel:
@@ -61,14 +85,14 @@ class Kernel:
 
     def gradient(self, g, *inputs):
         """Gradients of ``<g, forward>`` with respect to the inputs."""
-        out = _empty_like(inputs)
+        out = empty_like(inputs)
         self._run([*inputs, g], out)
         return out
 
     def second(self, g, *inputs_and_v):
         """Gradients of ``<v, gradient>`` with respect to g and the inputs."""
         *inputs, v = inputs_and_v
-        out = _empty_like([g, *inputs])
+        out = empty_like([g, *inputs])
         self._run([*inputs, g, *v], out)
         return out
 
@@ -76,5 +100,6 @@ class Kernel:
         raise NotImplementedError
 
 
-def _empty_like(tensors):
+def empty_like(tensors):
+    """Contiguous arrays for derivatives."""
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]

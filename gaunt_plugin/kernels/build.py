@@ -15,11 +15,8 @@ from pathlib import Path
 
 from gaunt_plugin._compiler import BuildError, cache, find_compiler, first_errors
 
-_SOURCES = [
-    Path(__file__).with_name(name)
-    for name in ("convolution.cpp", "powers.cpp", "rotation.cpp", "duals.h", "vectors.h")
-]
-_FLAGS = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"]
+# None where this code runs inside of a package of NequIP.
+SOURCES = [p for kind in ("*.cpp", "*.h") for p in sorted(Path(__file__).parent.glob(kind))]
 
 
 def build(*, force: bool = False, report=print) -> Path:
@@ -45,8 +42,7 @@ def build(*, force: bool = False, report=print) -> Path:
     # Built beside its place and moved there in one step: no half a library is ever loaded.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
         out = Path(scratch) / "kernels.so"
-        command = [*compiler, *_FLAGS, "-fopenmp", "-o", str(out)]
-        command += [str(source) for source in _SOURCES if source.suffix == ".cpp"]
+        command = command_of(compiler, out, "-march=native")
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
@@ -61,9 +57,16 @@ def build(*, force: bool = False, report=print) -> Path:
     return target
 
 
+def command_of(compiler: list[str], out: Path, *flags: str) -> list[str]:
+    """The command that compiles the kernels to a shared library."""
+    sources = [str(source) for source in SOURCES if source.suffix == ".cpp"]
+    options = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", *flags]
+    return [*compiler, *options, "-o", str(out), *sources]
+
+
 def path() -> Path:
     """Where the library lies or will lie: another one for another processor or source."""
-    parts = [source.read_bytes() for source in _SOURCES] + [_processor().encode()]
+    parts = [source.read_bytes() for source in SOURCES] + [_processor().encode()]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return cache("kernels") / f"kernels-{platform.machine()}-{key}.so"
 
@@ -85,8 +88,7 @@ def switched_off() -> bool:
 
 def is_built() -> bool:
     """Whether layers use the kernels here; loads nothing."""
-    # No source: this code runs inside of a package of NequIP.
-    return not switched_off() and _SOURCES[0].is_file() and path().is_file()
+    return not switched_off() and bool(SOURCES) and path().is_file()
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,14 +6,13 @@
 // come from the gradient of phi: the second ones are its derivative along a direction (vx, vD, vw).
 // No message of an edge is ever stored. Edges are sorted by the node that a pass sums over: no
 // two threads write to the same place, and results don't depend on the number of threads.
-//
-// Plain C interface, no headers of torch: one library serves all its releases.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
+#include "kernels.h"
 #include "vectors.h"
 
 namespace {
@@ -38,13 +37,14 @@ struct Program {
   std::vector<Path> path;
   std::vector<double> norm;  // per irrep of the output
 
-  Program(const int64_t *p, const double *norms) {
+  explicit Program(const Constants &constants) {
+    const int64_t *p = constants.numbers;
     dim_in = *p++, dim_out = *p++, frame_in = *p++, frame_out = *p++, entries = *p++, paths = *p++;
     for (auto *list : {&in, &out}) {
       list->resize(*p++);
       for (auto &r : *list) r = {p[0], p[1], p[2], p[3], p[4]}, p += 5;
     }
-    norm.assign(norms, norms + out.size());
+    norm.assign(constants.values, constants.values + out.size());
     std::vector<double> of_row(frame_out);
     for (size_t k = 0; k < out.size(); k++)
       for (int64_t c = 0; c < out[k].columns; c++) of_row[out[k].frame + c] = norm[k];
@@ -400,10 +400,10 @@ template <class T> struct Problem {
 
 // 0, or 1 if an index of an edge is out of range
 template <class T>
-int run(const int64_t *program, const double *norm, const int64_t *sizes, const int64_t *index,
-        const T *const *in, T *const *out) {
-  Problem<T> p{{program, norm}, sizes[0], sizes[1], sizes[2], sizes[3], index,
-               in[0],           in[1],    in[2],    in[3],    in[4],    in[5], in[6]};
+int run(const int64_t *program, const int64_t *sizes, const int64_t *index, const T *const *in,
+        T *const *out) {
+  Problem<T> p{Program(Constants(program)), sizes[0], sizes[1], sizes[2], sizes[3], index,
+               in[0],                    in[1],    in[2],    in[3],    in[4],    in[5], in[6]};
   for (int64_t k = 0; k < 2 * p.edges; k++)
     if (index[k] < 0 || index[k] >= p.nodes) return 1;
   if (!p.g || p.vx) {
@@ -420,16 +420,11 @@ int run(const int64_t *program, const double *norm, const int64_t *sizes, const 
 
 }  // namespace
 
-// sizes: nodes, edges, channels, threads. in: x [nodes, dim_in, channels], D [edges, entries],
-// weights [edges, paths, channels], g [nodes, dim_out, channels] or null, vx, ve, vw or null.
-// out: [out]; with g [gx, ge, gw]; with v, too, [of g, of x, of entries, of weights].
-extern "C" int gaunt_convolution_f32(const int64_t *program, const double *norm,
-                                     const int64_t *sizes, const int64_t *index,
-                                     const float *const *in, float *const *out) {
-  return run(program, norm, sizes, index, in, out);
+int gaunt_convolution_f32(const int64_t *program, const int64_t *sizes, const int64_t *index,
+                          const float *const *in, float *const *out) {
+  return run(program, sizes, index, in, out);
 }
-extern "C" int gaunt_convolution_f64(const int64_t *program, const double *norm,
-                                     const int64_t *sizes, const int64_t *index,
-                                     const double *const *in, double *const *out) {
-  return run(program, norm, sizes, index, in, out);
+int gaunt_convolution_f64(const int64_t *program, const int64_t *sizes, const int64_t *index,
+                          const double *const *in, double *const *out) {
+  return run(program, sizes, index, in, out);
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gaunt_plugin.kernels._call import Kernel, call
+from gaunt_plugin.kernels._call import Kernel, call, make_program
 
 
 class Part:
@@ -62,11 +62,11 @@ class ConvolutionKernel:
             numbers += [frame_out[output] + column, int(m > 0), len(sources)]
             for weight, source, turned in sources:
                 numbers += [weight, frame_in[source] + column, int(turned)]
-        self.tables = np.array(numbers, dtype=np.int64), np.array(norm, dtype=np.float64)
+        self.program = make_program(numbers, norm)
 
     def on(self, index: torch.Tensor) -> Convolution:
         """With the edges ``[2, edges]``, senders and receivers."""
-        return Convolution(self, index.to(torch.int64).contiguous())
+        return Convolution(self, index)
 
 
 class Convolution(Kernel):
@@ -90,9 +90,4 @@ class Convolution(Kernel):
     def _run(self, inputs, outputs):
         x = inputs[0]
         sizes = [x.shape[0], self.index.shape[1], x.shape[2]]
-        failed = call("gaunt_convolution", self.kernel.tables, sizes, self.index, inputs, outputs)
-        if failed:
-            raise IndexError(
-                f"edge_index has indices from {self.index.min()} to {self.index.max()} for "
-                f"{x.shape[0]} nodes"
-            )
+        call("convolution", self.kernel.program, sizes, self.index, inputs, outputs)

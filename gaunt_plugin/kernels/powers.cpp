@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "duals.h"
+#include "kernels.h"
 #include "vectors.h"
 
 namespace {
@@ -95,7 +96,9 @@ template <class T> struct Program {
   std::vector<Row> w, u;
   int64_t places = 0;  // of w: per pass, view and order those of its outputs, also if not reached
 
-  Program(const int64_t *p, const double *values, int64_t views) {
+  Program(const Constants &constants, int64_t views) {
+    const int64_t *p = constants.numbers;
+    const double *values = constants.values;
     correlation = *p++, pairs = *p++, copies = *p++, weights = *p++;
     in.read(p, values, pairs), out.read(p, values, pairs);
     for (int64_t k = 0; k < std::max(out.even, out.odd); k += PASS) {
@@ -341,9 +344,8 @@ void products(const Program<T> &program, const int64_t *sizes, const Inputs<T> &
 }
 
 template <class T>
-int run(const int64_t *numbers, const double *values, const int64_t *sizes, const T *const *in,
-        T *const *out) {
-  const Program<T> program(numbers, values, sizes[2]);
+int run(const int64_t *constants, const int64_t *sizes, const T *const *in, T *const *out) {
+  const Program<T> program(Constants(constants), sizes[2]);
   auto take = [&] {
     Inputs<T> some{in[0], in[1], nullptr};
     in += 2;
@@ -366,15 +368,11 @@ int run(const int64_t *numbers, const double *values, const int64_t *sizes, cons
 
 }  // namespace
 
-// sizes: atoms, channels, views, threads. in: x [atoms, channels, dim_in], w [atoms, views,
-// weights, channels], u [atoms, views, degrees, channels] only with copies, g [atoms, channels,
-// dim_out] or null, direction of x, w, u or null. out: [out]; with g [of x, of w, of u]; with a
-// direction, too, [of g, of x, of w, of u].
-extern "C" int gaunt_powers_f32(const int64_t *program, const double *values, const int64_t *sizes,
-                                const int64_t *, const float *const *in, float *const *out) {
-  return run(program, values, sizes, in, out);
+int gaunt_powers_f32(const int64_t *program, const int64_t *sizes, const int64_t *,
+                     const float *const *in, float *const *out) {
+  return run(program, sizes, in, out);
 }
-extern "C" int gaunt_powers_f64(const int64_t *program, const double *values, const int64_t *sizes,
-                                const int64_t *, const double *const *in, double *const *out) {
-  return run(program, values, sizes, in, out);
+int gaunt_powers_f64(const int64_t *program, const int64_t *sizes, const int64_t *,
+                     const double *const *in, double *const *out) {
+  return run(program, sizes, in, out);
 }

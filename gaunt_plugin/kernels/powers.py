@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaunt_plugin.kernels._call import Kernel, call
+from gaunt_plugin.kernels._call import Kernel, call, make_program
 
 
 class PowersKernel(Kernel):
@@ -47,7 +47,7 @@ class PowersKernel(Kernel):
             values += table[:, [i for *_, rows in groups for i in rows]].ravel().tolist()
         numbers += weight[:, order].ravel().tolist()
         values += factors[:, order].ravel().tolist()
-        self._tables = np.array(numbers, dtype=np.int64), np.array(values, dtype=np.float64)
+        self.program = make_program(numbers, values)
 
     def forward(self, x, *weights):
         """``[atoms, channels, dim_out]``.
@@ -64,7 +64,7 @@ class PowersKernel(Kernel):
     def _run(self, inputs, outputs):
         _, views, *_ = inputs[1].shape
         sizes = [inputs[0].shape[0], inputs[0].shape[1], views]
-        call("gaunt_powers", self._tables, sizes, None, inputs, outputs)
+        call("powers", self.program, sizes, None, inputs, outputs)
 
 
 def _groups(degrees: tuple[int, ...]) -> list[tuple[int, int, list[int]]]:

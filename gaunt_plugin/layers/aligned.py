@@ -19,7 +19,7 @@ from gaunt_plugin.layers._edges import (
 )
 from gaunt_plugin.layers._irreps import Irreps, check_channels, functions_of
 from gaunt_plugin.layers._tables import TableModule
-from gaunt_plugin.layers._tracing import has_kernel, is_traced
+from gaunt_plugin.layers._tracing import calls_kernel, has_kernel, is_traced
 from gaunt_plugin.layers.rotation import EdgeRotation, entry_layout
 
 
@@ -60,6 +60,8 @@ class AlignedConvolution(TableModule):
     Source: Luo, Chen, Krishnapriyan, ICLR 2024, arXiv 2401.10216, section on equivariant
     convolutions; Passaro, Zitnick, ICML 2023, arXiv 2302.03655.
     """
+
+    kernel_in_programs, __constants__ = False, ["kernel_in_programs"]
 
     def __init__(
         self,
@@ -196,11 +198,20 @@ class AlignedConvolution(TableModule):
         weights: torch.Tensor,
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
+        if self.kernel_in_programs:  # noqa: SIM102 (a constant: TorchScript leaves out the rest)
+            if calls_kernel(x):
+                return torch.ops.gaunt.fused(
+                    "convolution",
+                    self.program,
+                    [x.shape[0], weights.shape[0], self.channels],
+                    [x.shape[0], self.dim_out, self.channels],
+                    edge_index,
+                    [x, entries, weights],
+                )
         if not torch.jit.is_scripting():
             if has_kernel(x, entries, weights, edge_index):
-                kernel = _kernel(self.irreps_in, self.irreps_edge, self.irreps_out)
                 plain = functools.partial(self._sum_plain, edge_index=edge_index)
-                return fused(plain, kernel.on(edge_index), x, entries, weights)
+                return fused(plain, self.make_kernel().on(edge_index), x, entries, weights)
             if self._is_large(weights):
                 return sum_messages(self._messages, x, entries, weights, edge_index)
         return self._sum_plain(x, entries, weights, edge_index)
@@ -215,6 +226,11 @@ class AlignedConvolution(TableModule):
         messages = self._messages(x.index_select(0, edge_index[0]), entries, weights)
         out = torch.zeros([x.shape[0], self.dim_out, self.channels], dtype=x.dtype, device=x.device)
         return out.index_add(0, edge_index[1], messages)
+
+    @torch.jit.unused
+    def make_kernel(self) -> ConvolutionKernel:
+        """Of :mod:`gaunt_plugin.kernels`."""
+        return _kernel(self.irreps_in, self.irreps_edge, self.irreps_out)
 
     def _is_large(self, weights: torch.Tensor) -> bool:
         if is_traced() or not torch.is_grad_enabled():

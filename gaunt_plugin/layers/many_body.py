@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Optional
+from typing import List, Optional
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from gaunt_plugin.layers._tables import (
     element_weights,
     repeat_matrix,
 )
-from gaunt_plugin.layers._tracing import has_kernel
+from gaunt_plugin.layers._tracing import calls_kernel, has_kernel
 from gaunt_plugin.layers.chains import Chains, chain_outputs, irrep_of
 from gaunt_plugin.layers.nested import NestedProducts
 from gaunt_plugin.layers.parity_powers import FourierParityPowers, ParityPowers, parity_power_rms
@@ -294,6 +294,7 @@ class _Powers(GridPowers):
     """``sum_nu sum_v t_nuL w_znuvcL <F_v^nu Y_LM>``; without copies F is the plain sum."""
 
     problem = None  # the kernel's; None, also in models pickled by earlier releases: no kernel
+    kernel_in_programs, __constants__ = False, ["kernel_in_programs"]
 
     def __init__(self, degrees_in, degrees_out, channels, num_elements, correlation, copies, share):
         super().__init__()
@@ -325,6 +326,16 @@ class _Powers(GridPowers):
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
         # Not one condition: TorchScript compiles the right-hand side of `and`.
+        if self.kernel_in_programs:  # noqa: SIM102 (a constant: TorchScript leaves out the rest)
+            if calls_kernel(x):
+                return torch.ops.gaunt.fused(
+                    "powers",
+                    self.program,
+                    [x.shape[0], self.channels, max(self.copies, 1)],
+                    [x.shape[0], self.channels, self.from_grid.shape[2]],
+                    None,
+                    [x] + self._weights(node_attrs),
+                )
         if not torch.jit.is_scripting():  # noqa: SIM102
             if self.problem is not None and has_kernel(x, self.weight_out):
                 return self._fused(x, node_attrs)
@@ -355,23 +366,34 @@ class _Powers(GridPowers):
         spread = (w @ self.repeat_out).view_as(powers)  # one weight per reached degree
         return (powers * spread).sum([1, 3])
 
+    def _weights(self, node_attrs: torch.Tensor) -> List[torch.Tensor]:
+        """Of nodes, w and u, ``[nodes, views, count, channels]``: kernels' vectors are channels."""
+        of_elements, counts = [self.weight_out], [self.repeat_out.shape[0]]
+        weight_in = self.weight_in
+        if weight_in is not None:
+            of_elements.append(weight_in)
+            counts.append(self.repeat_in.shape[0])
+        weights: List[torch.Tensor] = []
+        for weight, count in zip(of_elements, counts):
+            shape = [-1, max(self.copies, 1), count, self.channels]
+            weight = weight.view(-1, shape[1], self.channels, count).transpose(2, 3).flatten(1)
+            weights.append((node_attrs @ weight).view(shape))
+        return weights
+
     @torch.jit.unused
     def _fused(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
-        def of_nodes(weight, count):
-            """``[nodes, views, count, channels]``: the kernel's vectors are channels."""
-            weight = weight.view(-1, views, self.channels, count).transpose(2, 3).flatten(1)
-            return (node_attrs @ weight).view(len(x), views, count, self.channels)
-
         def plain(x, *weights):
             return self._plain(x, *(t.transpose(2, 3) for t in weights))
 
-        views = max(self.copies, 1)
-        weights = [of_nodes(self.weight_out, len(self.repeat_out))]
-        if self.weight_in is not None:
-            weights.append(of_nodes(self.weight_in, len(self.repeat_in)))
+        weights = self._weights(node_attrs)
         if not has_kernel(x, *weights):  # autocast makes weights of another dtype
             return plain(x, *weights)
-        return fused(plain, _kernel(*self.problem), x, *weights)
+        return fused(plain, self.make_kernel(), x, *weights)
+
+    @torch.jit.unused
+    def make_kernel(self) -> Optional[PowersKernel]:
+        """Of :mod:`gaunt_plugin.kernels`; None for transforms that have none."""
+        return None if self.problem is None else _kernel(*self.problem)
 
 
 class _FourierPowers(FourierPowers, _Powers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from gaunt_plugin.kernels.fused import fused
 from gaunt_plugin.kernels.rotation import RotationKernel
 from gaunt_plugin.layers._tables import TableModule
-from gaunt_plugin.layers._tracing import has_kernel
+from gaunt_plugin.layers._tracing import calls_kernel, has_kernel
 from gaunt_plugin.sphere import gaunt
 
 
@@ -38,6 +38,8 @@ class EdgeRotation(TableModule):
         finite numbers, not a rotation.
     """
 
+    kernel_in_programs, __constants__ = False, ["kernel_in_programs"]
+
     def __init__(self, lmax: int, mmax: int) -> None:
         super().__init__()
         self.lmax, self.mmax = lmax, mmax
@@ -58,10 +60,23 @@ class EdgeRotation(TableModule):
 
     def entries(self, directions: torch.Tensor) -> torch.Tensor:
         """All of :meth:`forward`, side by side: ``[edges, sum of (2l+1) columns]``."""
+        if self.kernel_in_programs:  # noqa: SIM102 (a constant: TorchScript leaves out the rest)
+            if calls_kernel(directions):
+                edges, size = directions.shape[0], 0
+                for l in range(self.lmax + 1):
+                    size += (2 * l + 1) * (2 * min(l, self.mmax) + 1)
+                return torch.ops.gaunt.fused(
+                    "rotation", self.program, [edges], [edges, size], None, [directions]
+                )
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript compiles the right-hand side of `and`)
             if has_kernel(directions):
-                return fused(self._entries, _kernel(self.lmax, self.mmax), directions)
+                return fused(self._entries, self.make_kernel(), directions)
         return self._entries(directions)
+
+    @torch.jit.unused
+    def make_kernel(self) -> Optional[RotationKernel]:
+        """Of :mod:`gaunt_plugin.kernels`; None if there is nothing to rotate."""
+        return _kernel(self.lmax, self.mmax) if self.lmax > 0 else None
 
     def _entries(self, directions: torch.Tensor) -> torch.Tensor:
         return torch.cat([d.flatten(1) for d in self(directions)], dim=-1)

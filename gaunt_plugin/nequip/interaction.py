@@ -9,6 +9,7 @@ from nequip.data import AtomicDataDict
 from nequip.nn._ghost_exchange_base import NoOpGhostExchangeModule
 from nequip.nn._graph_mixin import GraphModuleMixin
 from nequip.nn.mlp import ScalarMLPFunction
+from nequip.nn.model_modifier_utils import model_modifier
 from nequip.nn.norm import AvgNumNeighborsNorm
 
 from gaunt_plugin.layers import ElementLinear, GauntManyBody, GauntSelfmix
@@ -153,6 +154,27 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         self.ghost_exchange = NoOpGhostExchangeModule(
             field=AtomicDataDict.NODE_FEATURES_KEY, irreps_in={**self.irreps_in, **exchanged}
         )
+
+    @model_modifier(
+        persistent=False,
+        private=False,
+        unsupported_devices=["cuda"],
+        supported_compile_modes=["aotinductor"],
+    )
+    @classmethod
+    def enable_GauntKernels(cls, model):  # noqa: N802 (as NequIP names modifiers)
+        """Let a compiled model call the kernels of ``gaunt-kernels build``.
+
+        The file then needs gaunt_plugin with built kernels wherever it is loaded; NequIP imports
+        what it needs. Elsewhere than on the CPU it is as without.
+        """
+        from gaunt_plugin.kernels.ops import put_into_programs
+
+        put_into_programs(model)
+        for module in model.modules():
+            if isinstance(module, cls):
+                module._nequip_custom_ops_libs = ("gaunt_plugin.kernels.ops",)
+        return model
 
     @torch.jit.unused
     def _get_mliap_num_local(self, data: AtomicDataDict.Type) -> int:

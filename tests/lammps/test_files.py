@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gaunt_plugin.kernels import ops
 from gaunt_plugin.lammps import build, cli, contract, plugin
 from gaunt_plugin.lammps.export import export, run_as_written
 
@@ -38,6 +39,22 @@ def test_file_needs_libtorch_only(exported, python, tmp_path):
     assert about.cutoff == 3.0
     assert about.layers == 2
     assert {"gaunt-plugin", "torch"} < set(about.versions)
+
+
+def test_a_second_program_calls_the_compiled_kernels(exported, kernels, monkeypatch):
+    path, calls, call = exported("gaunt"), [], ops.call
+    monkeypatch.setattr(ops, "call", lambda *args: (calls.append(args[0]), call(*args)))
+    plain, about = contract.load(path)
+    expected = plain(*graph())
+    assert not calls
+    program, same = contract.load(path, kernels=True)
+    assert same == about
+    torch.testing.assert_close(program(*graph()), expected, rtol=0, atol=1e-12)
+    assert {"convolution", "rotation", "powers"} == set(calls)
+    stock, _ = contract.load(exported("stock"), kernels=True)
+    calls.clear()
+    stock(*graph())
+    assert not calls
 
 
 def test_gradients_are_those_of_the_owned_energies(exported):

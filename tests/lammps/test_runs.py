@@ -33,6 +33,23 @@ def results(lammps, exported):
     return dict(zip(cases, found))
 
 
+@pytest.mark.parametrize(
+    ("model", "kernels", "note"),
+    [
+        ("gaunt", True, ", on cpu, compiled kernels\n"),
+        ("gaunt", False, ", on cpu, no compiled kernels: GAUNT_KERNELS is 0\n"),
+        ("stock", True, ", on cpu\n"),
+    ],
+)
+def test_the_log_says_whether_there_are_kernels(
+    model, kernels, note, lammps, plain_lammps, exported
+):
+    runner = lammps if kernels else plain_lammps
+    folder = runner.folder()
+    write_data(folder / "data.lammps", triclinic())
+    assert note in runner.run(header(triclinic(), exported(model)), folder)
+
+
 def test_minimization_goes_down(results, calculator):
     atoms = molecule()
     atoms.calc = calculator("gaunt")

@@ -1,6 +1,7 @@
 """NequIP's commands on Gaunt models, from training to the files that other programs read."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,8 @@ from nequip.data import compute_neighborlist_, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListPruneTransform
 from nequip.integrations.ase import NequIPCalculator
 from nequip.model.saved_models import load_saved_model
+
+from gaunt_plugin.kernels import ops
 
 from .conftest import read_metrics, run_command
 
@@ -391,6 +394,23 @@ def test_aotinductor_file_for_lammps(aotinductor):
     extra = assert_contract(aotinductor, aotinductor.parent, None, 5e-5)
     assert extra["num_types"] == "4"
     assert extra["type_names"] == "C H N O"
+
+
+@pytest.mark.skipif(
+    os.environ.get("GAUNT_TEST_ALL") != "1", reason="two minutes of a compiler: GAUNT_TEST_ALL=1"
+)
+def test_aotinductor_file_with_kernels(workshop, single, references, kernels, monkeypatch):
+    """NequIP imports the operators when it loads the file."""
+    file = single / "kernels.nequip.pt2"
+    arguments = ["out/best.ckpt", file.name, "--mode", "aotinductor", "--target", "ase"]
+    arguments += ["--device", "cpu", "--modifiers", "enable_GauntKernels"]
+    workshop.run(single, "nequip.scripts.compile", *arguments)
+    calculator = NequIPCalculator.from_compiled_model(file, device="cpu")
+    calls = []
+    call = ops.call
+    monkeypatch.setattr(ops, "call", lambda name, *args: (calls.append(name), call(name, *args)))
+    assert_same(evaluate(calculator), references["single"], TOLERANCES["single"])
+    assert {"convolution", "rotation"} <= set(calls)
 
 
 def test_torchscript_command_refuses_mode(workshop, single):

@@ -12,12 +12,15 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+from e3nn.util.jit import script
 from nequip.data import AtomicDataDict, compute_neighborlist_, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper
 from nequip.model import nequip_models
+from nequip.model.modify_utils import modify
 from nequip.nn import InteractionBlock
 
 from gaunt_plugin.kernels import fused
+from gaunt_plugin.lammps.export import run_as_written
 from gaunt_plugin.layers import ElementLinear
 from gaunt_plugin.nequip import (
     FullGauntNequIPGNNModel,
@@ -233,6 +236,22 @@ def test_compiled_kernels(name, kernels):
         assert_same(one, evaluate(model, atoms))
     for one, two in zip(gradients, training_gradients(model, crystal()), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["both parities", "features per degree", "the paper's weights"])
+def test_compiled_kernels_in_programs(name, kernels):
+    """The same from TorchScript, with NequIP's way to ask for them."""
+    model = make_model(**MODELS[name])
+    changed = modify(copy.deepcopy(model), [{"modifier": "enable_GauntKernels"}])
+    program = script(changed)
+    assert len(program.inlined_graph.findAllNodes("gaunt::fused")) >= 2
+    assert "gaunt_plugin.kernels.ops" in changed.metadata["nequip_custom_ops_libs"]
+    alone = ase.Atoms("H", positions=[[0, 0, 0]])
+    with run_as_written():  # otherwise it compiles for each size
+        found = [evaluate(program, atoms) for atoms in (molecule(), crystal(), alone)]
+    kernels(False)
+    for one, atoms in zip(found, (molecule(), crystal(), alone), strict=True):
+        assert_same(one, evaluate(model, atoms))
 
 
 @pytest.mark.parametrize("name", MODELS)

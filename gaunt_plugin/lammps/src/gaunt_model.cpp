@@ -8,6 +8,7 @@
 #include <torch/script.h>
 
 #include "gaunt_model.h"
+#include "gaunt_ops.h"
 
 #include <limits>
 #include <new>
@@ -94,7 +95,8 @@ Model::Model(const std::string &bytes, const std::string &device_name, int local
 {
   torch::jit::ExtraFilesMap extra = {{"gaunt_contract", ""}, {"gaunt_elements", ""},
                                      {"gaunt_cutoff", ""},   {"gaunt_layers", ""},
-                                     {"gaunt_dtype", ""},    {"gaunt_versions", ""}};
+                                     {"gaunt_dtype", ""},    {"gaunt_versions", ""},
+                                     {"gaunt_kernels", ""}};
   const char *hint = "; write it with gaunt-lammps export";
   std::istringstream stream(bytes);
   std::string failure;
@@ -127,6 +129,19 @@ Model::Model(const std::string &bytes, const std::string &device_name, int local
 
   program->device = pick_device(device_name, local_rank);
   device = program->device.str();
+  if (program->device.is_cpu() && !extra["gaunt_kernels"].empty()) {
+    const auto missing = register_ops();
+    kernels = missing.empty() ? ", compiled kernels" : ", no compiled kernels: " + missing;
+    if (missing.empty()) {
+      std::istringstream fast(extra["gaunt_kernels"]);
+      try {
+        program->module = torch::jit::load(fast, torch::kCPU);
+      } catch (const std::exception &error) {
+        throw std::runtime_error("libtorch can't read its program with kernels: " + reason(error) +
+                                 "; GAUNT_KERNELS=0 runs it without");
+      }
+    }
+  }
   program->module.eval();
   program->module.to(program->device);
 }

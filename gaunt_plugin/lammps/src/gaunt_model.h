@@ -36,6 +36,7 @@ class Model {
   int layers = 0;                       // of message passing
   std::string dtype;                    // float32 or float64
   std::string device;                   // what it runs on
+  std::string kernels;                  // a note on compiled kernels, if the file has them
 
  private:
   struct Program;

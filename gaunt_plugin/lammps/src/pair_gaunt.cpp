@@ -159,8 +159,8 @@ void PairGaunt::coeff(int narg, char **arg)
     }
   if (pairs == 0) error->all(FLERR, "pair_coeff * * {} maps no atom type to an element", arg[2]);
   if (comm->me == 0)
-    utils::logmesg(lmp, "pair_style gaunt: {}, cutoff {} A, {} layers, {}, on {}\n", arg[2],
-                   model->cutoff, model->layers, model->dtype, model->device);
+    utils::logmesg(lmp, "pair_style gaunt: {}, cutoff {} A, {} layers, {}, on {}{}\n", arg[2],
+                   model->cutoff, model->layers, model->dtype, model->device, model->kernels);
 }
 
 // Atoms that LAMMPS takes out of neighbour lists because a bond joins them would be missing from

@@ -1,0 +1,107 @@
+"""The kernels as operators of torch, for programs: TorchScript, torch.compile, AOTInductor.
+
+:func:`put_into_programs` prepares a model; a program made of it needs the operators ``gaunt::...``
+wherever it is loaded. Importing this module registers them in Python; lammps/src/gaunt_ops.cpp does
+so in C++.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gaunt_plugin.kernels._call import call, empty_like
+
+
+def put_into_programs(model: torch.nn.Module) -> int:
+    """Make programs of a model call the kernels on the CPU; returns how many layers do.
+
+    For float32 and float64; elsewhere, and on other devices, they take the plain path as before.
+    The model itself is changed only in that.
+    """
+    layers = [module for module in model.modules() if hasattr(module, "make_kernel")]
+    kernels = [layer.make_kernel() for layer in layers]
+    layers = [(layer, kernel) for layer, kernel in zip(layers, kernels) if kernel is not None]
+    for layer, kernel in layers:
+        device = next(iter(layer.buffers())).device
+        layer.register_table("program", kernel.program.numpy())
+        layer.to(device)
+        layer.kernel_in_programs = True
+    return len(layers)
+
+
+def _fused(kernel, program, sizes, shape, index, inputs):
+    out = inputs[0].new_empty(shape)
+    call(kernel, program, sizes, index, inputs, [out])
+    return out
+
+
+def _gradient(kernel, program, sizes, index, inputs, g):
+    out = empty_like(inputs)
+    call(kernel, program, sizes, index, [*inputs, g], out)
+    return out
+
+
+def _second(kernel, program, sizes, index, inputs, g, v):
+    out = empty_like([g, *inputs])
+    call(kernel, program, sizes, index, [*inputs, g, *v], out)
+    return out
+
+
+def _save(ctx, inputs, output):
+    ctx.kernel, program, ctx.sizes, *_, index, arrays = inputs
+    ctx.save_for_backward(program, index, *arrays)
+
+
+def _backward(ctx, g):
+    program, index, *arrays = ctx.saved_tensors
+    gradients = torch.ops.gaunt.fused_gradient(ctx.kernel, program, ctx.sizes, index, arrays, g)
+    return None, None, None, None, None, gradients
+
+
+def _save_gradient(ctx, inputs, output):
+    ctx.kernel, program, ctx.sizes, index, arrays, g = inputs
+    ctx.save_for_backward(program, index, g, *arrays)
+
+
+def _backward_gradient(ctx, v):
+    program, index, g, *arrays = ctx.saved_tensors
+    v = [torch.zeros_like(a) if t is None else t for t, a in zip(v, arrays)]
+    of_g, *gradients = torch.ops.gaunt.fused_second(
+        ctx.kernel, program, ctx.sizes, index, arrays, g, v
+    )
+    return None, None, None, None, gradients, of_g
+
+
+def _register() -> None:
+    common = "str kernel, Tensor program, SymInt[] sizes"
+
+    def op(name, schema, function, fake):
+        made = torch.library.custom_op(
+            f"gaunt::{name}", function, mutates_args=(), device_types="cpu", schema=schema
+        )
+        made.register_fake(fake)
+        return made
+
+    op(
+        "fused",
+        f"({common}, SymInt[] shape, Tensor? index, Tensor[] inputs) -> Tensor",
+        _fused,
+        lambda kernel, program, sizes, shape, index, inputs: inputs[0].new_empty(shape),
+    ).register_autograd(_backward, setup_context=_save)
+    op(
+        "fused_gradient",
+        f"({common}, Tensor? index, Tensor[] inputs, Tensor g) -> Tensor[]",
+        _gradient,
+        lambda kernel, program, sizes, index, inputs, g: empty_like(inputs),
+    ).register_autograd(_backward_gradient, setup_context=_save_gradient)
+    op(
+        "fused_second",
+        f"({common}, Tensor? index, Tensor[] inputs, Tensor g, Tensor[] v) -> Tensor[]",
+        _second,
+        lambda kernel, program, sizes, index, inputs, g, v: empty_like([g, *inputs]),
+    )
+
+
+# They may be there: of pair_style gaunt in this process, or of the package around a NequIP package.
+if not hasattr(torch.ops.gaunt, "fused"):
+    _register()
