@@ -80,24 +80,53 @@ def call(
         )
 
 
+def forward(name, program, sizes, shape, index, inputs):
+    """What the kernel computes, of the given shape; arguments as for :func:`call`."""
+    out = inputs[0].new_empty(shape)
+    call(name, program, sizes, index, inputs, [out])
+    return out
+
+
+def gradient(name, program, sizes, index, inputs, g):
+    """Gradients of ``<g, forward>`` with respect to the inputs."""
+    out = empty_like(inputs)
+    call(name, program, sizes, index, [*inputs, g], out)
+    return out
+
+
+def second(name, program, sizes, index, inputs, g, v):
+    """Gradients of ``<v, gradient>`` with respect to g and the inputs."""
+    out = empty_like([g, *inputs])
+    call(name, program, sizes, index, [*inputs, g, *v], out)
+    return out
+
+
 class Kernel:
-    """Derivatives as :func:`gaunt_plugin.kernels.fused.fused` calls them; beside ``forward``."""
+    """What :func:`gaunt_plugin.kernels.fused.fused` calls.
+
+    Attributes:
+        name, program, index: as for :func:`call`.
+    """
+
+    name: str
+    program: torch.Tensor
+    index: torch.Tensor | None = None
+
+    def shapes(self, *inputs: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Sizes as for :func:`call`, and the shape of what the kernel computes."""
+        raise NotImplementedError
+
+    def forward(self, *inputs):
+        return forward(self.name, self.program, *self.shapes(*inputs), self.index, inputs)
 
     def gradient(self, g, *inputs):
-        """Gradients of ``<g, forward>`` with respect to the inputs."""
-        out = empty_like(inputs)
-        self._run([*inputs, g], out)
-        return out
+        sizes, _ = self.shapes(*inputs)
+        return gradient(self.name, self.program, sizes, self.index, inputs, g)
 
     def second(self, g, *inputs_and_v):
-        """Gradients of ``<v, gradient>`` with respect to g and the inputs."""
         *inputs, v = inputs_and_v
-        out = empty_like([g, *inputs])
-        self._run([*inputs, g, *v], out)
-        return out
-
-    def _run(self, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
-        raise NotImplementedError
+        sizes, _ = self.shapes(*inputs)
+        return second(self.name, self.program, sizes, self.index, inputs, g, v)
 
 
 def empty_like(tensors):

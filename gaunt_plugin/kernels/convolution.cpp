@@ -420,11 +420,5 @@ int run(const int64_t *program, const int64_t *sizes, const int64_t *index, cons
 
 }  // namespace
 
-int gaunt_convolution_f32(const int64_t *program, const int64_t *sizes, const int64_t *index,
-                          const float *const *in, float *const *out) {
-  return run(program, sizes, index, in, out);
-}
-int gaunt_convolution_f64(const int64_t *program, const int64_t *sizes, const int64_t *index,
-                          const double *const *in, double *const *out) {
-  return run(program, sizes, index, in, out);
-}
+GAUNT_KERNEL(gaunt_convolution_f32, float) { return run(program, sizes, index, in, out); }
+GAUNT_KERNEL(gaunt_convolution_f64, double) { return run(program, sizes, index, in, out); }

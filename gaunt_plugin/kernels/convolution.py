@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gaunt_plugin.kernels._call import Kernel, call, make_program
+from gaunt_plugin.kernels._call import Kernel, make_program
 
 
 class Part:
@@ -70,12 +70,14 @@ class ConvolutionKernel:
 
 
 class Convolution(Kernel):
-    """For given edges what :func:`gaunt_plugin.kernels.fused.fused` calls."""
+    """A kernel with its edges."""
+
+    name = "convolution"
 
     def __init__(self, kernel: ConvolutionKernel, index: torch.Tensor) -> None:
-        self.kernel, self.index = kernel, index
+        self.program, self.dim_out, self.index = kernel.program, kernel.dim_out, index
 
-    def forward(self, x, entries, weights):
+    def shapes(self, x, entries, weights):
         """``[nodes, dim_out, channels]``.
 
         Args:
@@ -83,11 +85,5 @@ class Convolution(Kernel):
             entries: of D, ``[edges, entries]``.
             weights: ``[edges, paths, channels]``.
         """
-        out = x.new_empty(x.shape[0], self.kernel.dim_out, x.shape[2])
-        self._run([x, entries, weights], [out])
-        return out
-
-    def _run(self, inputs, outputs):
-        x = inputs[0]
-        sizes = [x.shape[0], self.index.shape[1], x.shape[2]]
-        call("convolution", self.kernel.program, sizes, self.index, inputs, outputs)
+        nodes, _, channels = x.shape
+        return [nodes, self.index.shape[1], channels], [nodes, self.dim_out, channels]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from gaunt_plugin.kernels._call import call, empty_like
+from gaunt_plugin.kernels._call import empty_like, forward, gradient, second
 
 
 def put_into_programs(model: torch.nn.Module) -> int:
@@ -18,33 +18,16 @@ def put_into_programs(model: torch.nn.Module) -> int:
     For float32 and float64; elsewhere, and on other devices, they take the plain path as before.
     The model itself is changed only in that.
     """
-    layers = [module for module in model.modules() if hasattr(module, "make_kernel")]
-    kernels = [layer.make_kernel() for layer in layers]
-    layers = [(layer, kernel) for layer, kernel in zip(layers, kernels) if kernel is not None]
-    for layer, kernel in layers:
-        device = next(iter(layer.buffers())).device
-        layer.register_table("program", kernel.program.numpy())
-        layer.to(device)
-        layer.kernel_in_programs = True
-    return len(layers)
-
-
-def _fused(kernel, program, sizes, shape, index, inputs):
-    out = inputs[0].new_empty(shape)
-    call(kernel, program, sizes, index, inputs, [out])
-    return out
-
-
-def _gradient(kernel, program, sizes, index, inputs, g):
-    out = empty_like(inputs)
-    call(kernel, program, sizes, index, [*inputs, g], out)
-    return out
-
-
-def _second(kernel, program, sizes, index, inputs, g, v):
-    out = empty_like([g, *inputs])
-    call(kernel, program, sizes, index, [*inputs, g, *v], out)
-    return out
+    count = 0
+    for layer in model.modules():
+        kernel = layer.make_kernel() if hasattr(layer, "make_kernel") else None
+        if kernel is not None:
+            device = next(iter(layer.buffers())).device
+            layer.register_table("program", kernel.program.numpy())
+            layer.to(device)
+            layer.kernel_in_programs = True
+            count += 1
+    return count
 
 
 def _save(ctx, inputs, output):
@@ -85,19 +68,19 @@ def _register() -> None:
     op(
         "fused",
         f"({common}, SymInt[] shape, Tensor? index, Tensor[] inputs) -> Tensor",
-        _fused,
+        forward,
         lambda kernel, program, sizes, shape, index, inputs: inputs[0].new_empty(shape),
     ).register_autograd(_backward, setup_context=_save)
     op(
         "fused_gradient",
         f"({common}, Tensor? index, Tensor[] inputs, Tensor g) -> Tensor[]",
-        _gradient,
+        gradient,
         lambda kernel, program, sizes, index, inputs, g: empty_like(inputs),
     ).register_autograd(_backward_gradient, setup_context=_save_gradient)
     op(
         "fused_second",
         f"({common}, Tensor? index, Tensor[] inputs, Tensor g, Tensor[] v) -> Tensor[]",
-        _second,
+        second,
         lambda kernel, program, sizes, index, inputs, g, v: empty_like([g, *inputs]),
     )
 

@@ -368,11 +368,5 @@ int run(const int64_t *constants, const int64_t *sizes, const T *const *in, T *c
 
 }  // namespace
 
-int gaunt_powers_f32(const int64_t *program, const int64_t *sizes, const int64_t *,
-                     const float *const *in, float *const *out) {
-  return run(program, sizes, in, out);
-}
-int gaunt_powers_f64(const int64_t *program, const int64_t *sizes, const int64_t *,
-                     const double *const *in, double *const *out) {
-  return run(program, sizes, in, out);
-}
+GAUNT_KERNEL(gaunt_powers_f32, float) { return run(program, sizes, in, out); }
+GAUNT_KERNEL(gaunt_powers_f64, double) { return run(program, sizes, in, out); }

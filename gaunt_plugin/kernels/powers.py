@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaunt_plugin.kernels._call import Kernel, call, make_program
+from gaunt_plugin.kernels._call import Kernel, make_program
 
 
 class PowersKernel(Kernel):
@@ -19,6 +19,8 @@ class PowersKernel(Kernel):
         from_grid: ``[nodes, dim_out]``, harmonics times weights of pairs.
         factors: ``t``, ``[orders, degrees_out]``; 0 where there is no weight w.
     """
+
+    name = "powers"
 
     def __init__(
         self,
@@ -49,22 +51,16 @@ class PowersKernel(Kernel):
         values += factors[:, order].ravel().tolist()
         self.program = make_program(numbers, values)
 
-    def forward(self, x, *weights):
+    def shapes(self, x, w, *u):
         """``[atoms, channels, dim_out]``.
 
         Args:
             x: ``[atoms, channels, dim_in]``.
-            weights: w ``[atoms, views, weights, channels]`` and, with copies, u
-                ``[atoms, views, degrees_in, channels]``.
+            w: ``[atoms, views, weights, channels]``.
+            u: with copies, ``[atoms, views, degrees_in, channels]``.
         """
-        out = x.new_empty(*x.shape[:2], self.dim_out)
-        self._run([x, *weights], [out])
-        return out
-
-    def _run(self, inputs, outputs):
-        _, views, *_ = inputs[1].shape
-        sizes = [inputs[0].shape[0], inputs[0].shape[1], views]
-        call("powers", self.program, sizes, None, inputs, outputs)
+        atoms, channels, _ = x.shape
+        return [atoms, channels, w.shape[1]], [atoms, channels, self.dim_out]
 
 
 def _groups(degrees: tuple[int, ...]) -> list[tuple[int, int, list[int]]]:

@@ -132,11 +132,5 @@ int rotate(const int64_t *program, const int64_t *sizes, const T *const *in, T *
 
 }  // namespace
 
-int gaunt_rotation_f32(const int64_t *program, const int64_t *sizes, const int64_t *,
-                       const float *const *in, float *const *out) {
-  return rotate(program, sizes, in, out);
-}
-int gaunt_rotation_f64(const int64_t *program, const int64_t *sizes, const int64_t *,
-                       const double *const *in, double *const *out) {
-  return rotate(program, sizes, in, out);
-}
+GAUNT_KERNEL(gaunt_rotation_f32, float) { return rotate(program, sizes, in, out); }
+GAUNT_KERNEL(gaunt_rotation_f64, double) { return rotate(program, sizes, in, out); }

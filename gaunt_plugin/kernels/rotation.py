@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaunt_plugin.kernels._call import Kernel, call, make_program
+from gaunt_plugin.kernels._call import Kernel, make_program
 
 
 class RotationKernel(Kernel):
@@ -15,6 +15,8 @@ class RotationKernel(Kernel):
         columns, starts: the layout of the entries.
         coupling, axial, top: tables of ``EdgeRotation``.
     """
+
+    name = "rotation"
 
     def __init__(
         self,
@@ -34,11 +36,6 @@ class RotationKernel(Kernel):
             values += [*q[q != 0], *axial[l, : columns[l]], top[l]]
         self.program = make_program(numbers, values)
 
-    def forward(self, directions):
+    def shapes(self, directions):
         """``[edges, entries]`` from directions ``[edges, 3]``."""
-        out = directions.new_empty(len(directions), self.entries)
-        self._run([directions], [out])
-        return out
-
-    def _run(self, inputs, outputs):
-        call("rotation", self.program, [len(inputs[0])], None, inputs, outputs)
+        return [len(directions)], [len(directions), self.entries]

@@ -129,7 +129,7 @@ def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, 
         ModelFileError: missing, another kind of file, or a newer contract.
     """
     names = ("contract", "elements", "cutoff", "layers", "dtype", "versions")
-    extra = {_PREFIX + name: "" for name in (*names, "kernels")}
+    extra = {_PREFIX + name: "" for name in (*names, *["kernels"] * kernels)}
     if not Path(path).is_file():
         raise ModelFileError(f"there is no file {path}")
     try:

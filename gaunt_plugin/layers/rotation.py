@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -62,11 +62,9 @@ class EdgeRotation(TableModule):
         """All of :meth:`forward`, side by side: ``[edges, sum of (2l+1) columns]``."""
         if self.kernel_in_programs:  # noqa: SIM102 (a constant: TorchScript leaves out the rest)
             if calls_kernel(directions):
-                edges, size = directions.shape[0], 0
-                for l in range(self.lmax + 1):
-                    size += (2 * l + 1) * (2 * min(l, self.mmax) + 1)
+                shape = [directions.shape[0], entry_layout(self.lmax, self.mmax)[1][-1]]
                 return torch.ops.gaunt.fused(
-                    "rotation", self.program, [edges], [edges, size], None, [directions]
+                    "rotation", self.program, shape[:1], shape, None, [directions]
                 )
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript compiles the right-hand side of `and`)
             if has_kernel(directions):
@@ -112,10 +110,13 @@ class EdgeRotation(TableModule):
         return out
 
 
-def entry_layout(lmax: int, mmax: int) -> tuple[list[int], list[int]]:
+def entry_layout(lmax: int, mmax: int) -> Tuple[List[int], List[int]]:
     """Columns of each D^l, and where each begins in :meth:`EdgeRotation.entries`; then the end."""
     columns = [2 * min(l, mmax) + 1 for l in range(lmax + 1)]
-    return columns, np.cumsum([0] + [(2 * l + 1) * k for l, k in enumerate(columns)]).tolist()
+    starts = [0]
+    for l, k in enumerate(columns):
+        starts.append(starts[-1] + (2 * l + 1) * k)
+    return columns, starts
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gaunt_plugin.kernels import ops
+from gaunt_plugin.kernels import _call
 from gaunt_plugin.lammps import build, cli, contract, plugin
 from gaunt_plugin.lammps.export import export, run_as_written
 
@@ -42,8 +42,8 @@ def test_file_needs_libtorch_only(exported, python, tmp_path):
 
 
 def test_a_second_program_calls_the_compiled_kernels(exported, kernels, monkeypatch):
-    path, calls, call = exported("gaunt"), [], ops.call
-    monkeypatch.setattr(ops, "call", lambda *args: (calls.append(args[0]), call(*args)))
+    path, calls, call = exported("gaunt"), [], _call.call
+    monkeypatch.setattr(_call, "call", lambda *args: (calls.append(args[0]), call(*args)))
     plain, about = contract.load(path)
     expected = plain(*graph())
     assert not calls

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gaunt_plugin.kernels import ops
+from gaunt_plugin.kernels import _call, ops
 
 from ..tolerances import assert_close
 from . import cases
@@ -91,17 +91,9 @@ def test_compiled_and_traced(name, kernels):
 
 @pytest.mark.parametrize("name", ["aligned", "power"])
 def test_operators_are_registered_as_torch_wants_them(name, kernels, monkeypatch):
-    found = []
-
-    def record(function):
-        def run(*args):
-            found.append(args)
-            return function(*args)
-
-        return run
-
+    found, call = [], _call.call
     _, layer, arguments, _ = prepared(name)
-    monkeypatch.setattr(ops, "call", record(ops.call))
+    monkeypatch.setattr(_call, "call", lambda *args: (found.append(args), call(*args)))
     torch.jit.script(layer)(*arguments)
     kernel, program, sizes, index, inputs, (out,) = found[-1]
     inputs = [a.detach().requires_grad_() for a in inputs]

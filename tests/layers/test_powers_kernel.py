@@ -46,7 +46,7 @@ def calls(monkeypatch):
         names.append(name)
         return run(name, *args)
 
-    monkeypatch.setattr("gaunt_plugin.kernels.powers.call", record)
+    monkeypatch.setattr(_call, "call", record)
     return names
 
 
