@@ -72,7 +72,7 @@ def call(
         (ctypes.c_int64 * (len(sizes) + 1))(*sizes, torch.get_num_threads()),
         ctypes.c_void_p(None if index is None else index.data_ptr()),
         (ctypes.c_void_p * 7)(*(t.data_ptr() for t in inputs)),
-        (ctypes.c_void_p * 4)(*(t.data_ptr() for t in outputs)),
+        (ctypes.c_void_p * 5)(*(t.data_ptr() for t in outputs)),
     )
     if failed:
         raise IndexError(
@@ -80,55 +80,6 @@ def call(
         )
 
 
-def forward(name, program, sizes, shape, index, inputs):
-    """What the kernel computes, of the given shape; arguments as for :func:`call`."""
-    out = inputs[0].new_empty(shape)
-    call(name, program, sizes, index, inputs, [out])
-    return out
-
-
-def gradient(name, program, sizes, index, inputs, g):
-    """Gradients of ``<g, forward>`` with respect to the inputs."""
-    out = empty_like(inputs)
-    call(name, program, sizes, index, [*inputs, g], out)
-    return out
-
-
-def second(name, program, sizes, index, inputs, g, v):
-    """Gradients of ``<v, gradient>`` with respect to g and the inputs."""
-    out = empty_like([g, *inputs])
-    call(name, program, sizes, index, [*inputs, g, *v], out)
-    return out
-
-
-class Kernel:
-    """What :func:`gaunt_plugin.kernels.fused.fused` calls.
-
-    Attributes:
-        name, program, index: as for :func:`call`.
-    """
-
-    name: str
-    program: torch.Tensor
-    index: torch.Tensor | None = None
-
-    def shapes(self, *inputs: torch.Tensor) -> tuple[list[int], list[int]]:
-        """Sizes as for :func:`call`, and the shape of what the kernel computes."""
-        raise NotImplementedError
-
-    def forward(self, *inputs):
-        return forward(self.name, self.program, *self.shapes(*inputs), self.index, inputs)
-
-    def gradient(self, g, *inputs):
-        sizes, _ = self.shapes(*inputs)
-        return gradient(self.name, self.program, sizes, self.index, inputs, g)
-
-    def second(self, g, *inputs_and_v):
-        *inputs, v = inputs_and_v
-        sizes, _ = self.shapes(*inputs)
-        return second(self.name, self.program, sizes, self.index, inputs, g, v)
-
-
-def empty_like(tensors):
-    """Contiguous arrays for derivatives."""
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]
+def zeros_like(tensors):
+    """Contiguous arrays for derivatives; kernels add to some of them."""
+    return [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in tensors]

@@ -272,6 +272,18 @@ template <class T> struct Problem {
     }
   }
 
+  // The rows of a node, from and to memory.
+  void load_sum(const T *from, int64_t rows, V *sum) const {
+    blocks([&](auto block, int64_t c) {
+      block.load_rows(sum + c / LANES<T> * rows, from + c, rows);
+    });
+  }
+  void store_sum(const V *sum, int64_t rows, T *to) const {
+    blocks([&](auto block, int64_t c) {
+      block.store_rows(to + c, sum + c / LANES<T> * rows, rows);
+    });
+  }
+
   // Features of the sender, in the frame of edge e too, and with DUAL their derivatives.
   template <bool DUAL, class C>
   void features(const C &block, int64_t c, int64_t e, int64_t next, V *X, V *X1, V *B,
@@ -288,7 +300,7 @@ template <class T> struct Problem {
     }
   }
 
-  // out_i, or its derivative along (vx, ve, vw).
+  // out_i += its sum over edges, or the derivative along (vx, ve, vw).
   template <bool DUAL> void forward(const Groups &receivers, T *out) const {
     const int64_t rows = program.dim_in + program.frame_in + program.frame_out;
 #pragma omp parallel num_threads(threads)
@@ -300,7 +312,8 @@ template <class T> struct Problem {
       V *L = scratch.take(4 * program.frame_out), *L1 = scratch.take(4 * program.frame_out);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < nodes; i++) {
-        std::memset(sum, 0, sizeof(V) * program.dim_out * vectors());
+        if (receivers.start[i] == receivers.start[i + 1]) continue;
+        load_sum(out + i * program.dim_out * channels, program.dim_out, sum);
         for (int64_t k = receivers.start[i]; k < receivers.start[i + 1]; k++) {
           const int64_t e = receivers.order[k];
           const int64_t next = receivers.order[std::min(k + 1, edges - 1)];
@@ -320,16 +333,15 @@ template <class T> struct Problem {
             }
           });
         }
-        blocks([&](auto block, int64_t c) {
-          const V *acc = sum + c / LANES<T> * program.dim_out;
-          block.store_rows(out + i * program.dim_out * channels + c, acc, program.dim_out);
-        });
+        store_sum(sum, program.dim_out, out + i * program.dim_out * channels);
       }
     }
   }
 
-  // Gradients of <g, out> with respect to x, entries and weights, or their derivatives.
-  template <bool DUAL> void gradient(const Groups &senders, T *gx, T *ge, T *gw) const {
+  // Gradients of <g, out> with respect to x (added to gx), entries and weights, or their
+  // derivatives. first_gw: with DUAL the gradient of the weights itself, too, or null.
+  template <bool DUAL>
+  void gradient(const Groups &senders, T *gx, T *ge, T *gw, T *first_gw = nullptr) const {
     const int64_t rows = program.dim_in + program.dim_out + 2 * program.frame_in +
                          2 * program.frame_out;
 #pragma omp parallel num_threads(threads)
@@ -344,7 +356,8 @@ template <class T> struct Problem {
       V *GB = scratch.take(4 * program.frame_in), *GB1 = scratch.take(4 * program.frame_in);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t j = 0; j < nodes; j++) {
-        std::memset(sum, 0, sizeof(V) * program.dim_in * vectors());
+        if (senders.start[j] == senders.start[j + 1]) continue;
+        load_sum(gx + j * program.dim_in * channels, program.dim_in, sum);
         for (int64_t k = senders.start[j]; k < senders.start[j + 1]; k++) {
           const int64_t e = senders.order[k], i = index[edges + e];
           const int64_t next = senders.order[std::min(k + 1, edges - 1)];
@@ -369,6 +382,7 @@ template <class T> struct Problem {
               block.unmix(program, w1, GL, GB1);
               block.unmix(program, w, GL1, GB1);
               block.weights(program, GL1, B, GL, B1, gw + of_edge);
+              if (first_gw) block.weights(program, GL, B, nullptr, nullptr, first_gw + of_edge);
               block.template from_frame<true>(program.in, D1, GB, acc);
               block.from_frame(program.in, D, GB1, acc);
               block.outer(program.out, G, L1, of_D);
@@ -389,10 +403,7 @@ template <class T> struct Problem {
             to[k2] = total;
           }
         }
-        blocks([&](auto block, int64_t c) {
-          const V *acc = sum + c / LANES<T> * program.dim_in;
-          block.store_rows(gx + j * program.dim_in * channels + c, acc, program.dim_in);
-        });
+        store_sum(sum, program.dim_in, gx + j * program.dim_in * channels);
       }
     }
   }
@@ -412,7 +423,7 @@ int run(const int64_t *program, const int64_t *sizes, const int64_t *index, cons
   }
   if (p.g) {
     const Groups senders(index, p.edges, p.nodes);
-    p.vx ? p.template gradient<true>(senders, out[0], out[1], out[2])
+    p.vx ? p.template gradient<true>(senders, out[0], out[1], out[2], out[3])
          : p.template gradient<false>(senders, out[0], out[1], out[2]);
   }
   return 0;

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gaunt_plugin.kernels._call import Kernel, make_program
+from gaunt_plugin.kernels._call import make_program
+from gaunt_plugin.kernels.passes import Kernel
+from gaunt_plugin.kernels.radial import NAME
 
 
 class Part:
@@ -64,26 +66,25 @@ class ConvolutionKernel:
                 numbers += [weight, frame_in[source] + column, int(turned)]
         self.program = make_program(numbers, norm)
 
-    def on(self, index: torch.Tensor) -> Convolution:
-        """With the edges ``[2, edges]``, senders and receivers."""
-        return Convolution(self, index)
+    def on(self, index: torch.Tensor, radial: bool) -> Convolution:
+        """With the edges ``[2, edges]``, senders and receivers; radial: with two matrices."""
+        return Convolution(self, index, radial)
 
 
 class Convolution(Kernel):
     """A kernel with its edges."""
 
-    name = "convolution"
-
-    def __init__(self, kernel: ConvolutionKernel, index: torch.Tensor) -> None:
+    def __init__(self, kernel: ConvolutionKernel, index: torch.Tensor, radial: bool) -> None:
+        self.name = NAME if radial else "convolution"
         self.program, self.dim_out, self.index = kernel.program, kernel.dim_out, index
 
-    def shapes(self, x, entries, weights):
+    def shapes(self, x, entries, *weights):
         """``[nodes, dim_out, channels]``.
 
         Args:
             x: ``[nodes, dim_in, channels]``.
             entries: of D, ``[edges, entries]``.
-            weights: ``[edges, paths, channels]``.
+            weights: ``[edges, paths, channels]``, or two matrices, see radial.py.
         """
         nodes, _, channels = x.shape
         return [nodes, self.index.shape[1], channels], [nodes, self.dim_out, channels]

@@ -19,7 +19,9 @@ struct Constants {
 
 // sizes: nodes, edges, channels, threads. index: [2, edges]. in: x [nodes, dim_in, channels],
 // D [edges, entries], weights [edges, paths, channels], g [nodes, dim_out, channels], directions
-// vx, vD, vw. out: [out]; with g [of x, of D, of w]; with directions [of g, of x, of D, of w].
+// vx, vD, vw. out: [out]; with g [of x, of D, of w]; with directions [of g, of x, of D, of w] and,
+// if not null, of vw: the gradient of w. Arrays of nodes are added to, so that edges may come in
+// several calls.
 GAUNT_KERNEL(gaunt_convolution_f32, float);
 GAUNT_KERNEL(gaunt_convolution_f64, double);
 

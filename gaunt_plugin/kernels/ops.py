@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from gaunt_plugin.kernels._call import empty_like, forward, gradient, second
+from gaunt_plugin.kernels._call import zeros_like
+from gaunt_plugin.kernels.passes import forward, gradient, second
 
 
 def put_into_programs(model: torch.nn.Module) -> int:
@@ -75,13 +76,13 @@ def _register() -> None:
         "fused_gradient",
         f"({common}, Tensor? index, Tensor[] inputs, Tensor g) -> Tensor[]",
         gradient,
-        lambda kernel, program, sizes, index, inputs, g: empty_like(inputs),
+        lambda kernel, program, sizes, index, inputs, g: zeros_like(inputs),
     ).register_autograd(_backward_gradient, setup_context=_save_gradient)
     op(
         "fused_second",
         f"({common}, Tensor? index, Tensor[] inputs, Tensor g, Tensor[] v) -> Tensor[]",
         second,
-        lambda kernel, program, sizes, index, inputs, g, v: empty_like([g, *inputs]),
+        lambda kernel, program, sizes, index, inputs, g, v: zeros_like([g, *inputs]),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaunt_plugin.kernels._call import Kernel, make_program
+from gaunt_plugin.kernels._call import make_program
+from gaunt_plugin.kernels.passes import Kernel
 
 
 class PowersKernel(Kernel):

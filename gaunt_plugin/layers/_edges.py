@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Optional
 
 import torch
 
@@ -46,6 +46,7 @@ def check_edges(
     dim_in: int,
     dim_edge: int,
     numel: int,
+    mixing: Optional[torch.Tensor] = None,
 ) -> None:
     """Raise ValueError unless shapes and dtypes of a convolution's arguments fit."""
     if edge_index.dim() != 2 or edge_index.shape[0] != 2:
@@ -55,6 +56,15 @@ def check_edges(
         raise ValueError(f"node features must be [nodes, {dim_in}], got {list(x.shape)}")
     if edge_attrs.dim() != 2 or list(edge_attrs.shape) != [edges, dim_edge]:
         raise ValueError(f"edge_attrs must be [{edges}, {dim_edge}], got {list(edge_attrs.shape)}")
+    if mixing is not None:
+        width = weights.shape[-1]
+        if mixing.dim() != 2 or list(mixing.shape) != [width, numel]:
+            raise ValueError(f"mixing must be [{width}, {numel}], got {list(mixing.shape)}")
+        if mixing.dtype != weights.dtype:
+            raise ValueError(
+                f"weights and mixing must be of one dtype, got {weights.dtype} and {mixing.dtype}"
+            )
+        numel = width
     if weights.dim() != 2 or list(weights.shape) != [edges, numel]:
         raise ValueError(f"weights must be [{edges}, {numel}], got {list(weights.shape)}")
     if x.dtype != edge_attrs.dtype or x.dtype != weights.dtype:

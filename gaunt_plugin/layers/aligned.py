@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
 
 from gaunt_plugin.kernels.convolution import ConvolutionKernel, Part
 from gaunt_plugin.kernels.fused import fused
+from gaunt_plugin.kernels.radial import STORED
 from gaunt_plugin.layers._edge_blocks import LARGE, sum_messages
 from gaunt_plugin.layers._edges import (
     channels_last,
@@ -52,7 +53,8 @@ class AlignedConvolution(TableModule):
         weight_numel: weights per edge, ordered ``[|m|, kind of l3, l1, l3, channel]``.
 
     Shapes:
-        As :class:`~gaunt_plugin.layers.GauntConvolution`.
+        As :class:`~gaunt_plugin.layers.GauntConvolution`. Compiled kernels never hold a large
+        product ``weights @ mixing`` for all edges.
 
     Raises:
         ValueError: irreps or shapes that don't fit.
@@ -171,6 +173,7 @@ class AlignedConvolution(TableModule):
         edge_attrs: torch.Tensor,
         weights: torch.Tensor,
         edge_index: torch.Tensor,
+        mixing: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         check_edges(
             node_feats,
@@ -180,62 +183,83 @@ class AlignedConvolution(TableModule):
             self.channels * sum(self.dims_in),
             self.dim_edge,
             self.weight_numel,
+            mixing,
         )
         x = channels_last(node_feats, self.channels, self.dims_in)
-        weights = weights.view(-1, self.weight_numel // self.channels, self.channels)
         if self.scalar:
             entries = edge_attrs
         else:
             # Component-normalised harmonics of degree 1 are sqrt(3) times the direction.
             directions = edge_attrs[:, self.direction : self.direction + 3] / 3**0.5
             entries = self.rotation.entries(directions)
-        return flat(self._sum(x, entries, weights, edge_index), self.dims_out)
+        factors = [weights] if mixing is None else [weights, mixing]
+        return flat(self._sum(x, entries, factors, edge_index), self.dims_out)
 
     def _sum(
         self,
         x: torch.Tensor,
         entries: torch.Tensor,
-        weights: torch.Tensor,
+        factors: List[torch.Tensor],
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
+        """The sum over edges with weights that are the product of the factors, one or two."""
         if self.kernel_in_programs:  # noqa: SIM102 (a constant: TorchScript leaves out the rest)
             if calls_kernel(x):
                 return torch.ops.gaunt.fused(
-                    "convolution",
+                    "convolution" if len(factors) == 1 else "radial_convolution",
                     self.program,
-                    [x.shape[0], weights.shape[0], self.channels],
+                    [x.shape[0], edge_index.shape[1], self.channels],
                     [x.shape[0], self.dim_out, self.channels],
                     edge_index,
-                    [x, entries, weights],
+                    [x, entries] + factors,
                 )
         if not torch.jit.is_scripting():
-            if has_kernel(x, entries, weights, edge_index):
-                plain = functools.partial(self._sum_plain, edge_index=edge_index)
-                return fused(plain, self.make_kernel().on(edge_index), x, entries, weights)
-            if self._is_large(weights):
+            if has_kernel(x, entries, *factors, edge_index):
+                return self._run_kernel(x, entries, factors, edge_index)
+            if self._is_large(edge_index):
+                weights = self._weights(factors)
                 return sum_messages(self._messages, x, entries, weights, edge_index)
-        return self._sum_plain(x, entries, weights, edge_index)
+        return self._sum_plain(x, entries, factors, edge_index)
+
+    def _weights(self, factors: List[torch.Tensor]) -> torch.Tensor:
+        weights = factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+        return weights.view(-1, self.weight_numel // self.channels, self.channels)
 
     def _sum_plain(
         self,
         x: torch.Tensor,
         entries: torch.Tensor,
-        weights: torch.Tensor,
+        factors: List[torch.Tensor],
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
+        weights = self._weights(factors)
         messages = self._messages(x.index_select(0, edge_index[0]), entries, weights)
         out = torch.zeros([x.shape[0], self.dim_out, self.channels], dtype=x.dtype, device=x.device)
         return out.index_add(0, edge_index[1], messages)
+
+    @torch.jit.unused
+    def _run_kernel(
+        self,
+        x: torch.Tensor,
+        entries: torch.Tensor,
+        factors: List[torch.Tensor],
+        edge_index: torch.Tensor,
+    ) -> torch.Tensor:
+        if len(factors) == 2 and edge_index.shape[1] * self.weight_numel < STORED:
+            factors = [self._weights(factors)]
+        kernel = self.make_kernel().on(edge_index, len(factors) == 2)
+        plain = lambda x, entries, *w: self._sum_plain(x, entries, w, edge_index)  # noqa: E731
+        return fused(plain, kernel, x, entries, *factors)
 
     @torch.jit.unused
     def make_kernel(self) -> ConvolutionKernel:
         """Of :mod:`gaunt_plugin.kernels`."""
         return _kernel(self.irreps_in, self.irreps_edge, self.irreps_out)
 
-    def _is_large(self, weights: torch.Tensor) -> bool:
+    def _is_large(self, edge_index: torch.Tensor) -> bool:
         if is_traced() or not torch.is_grad_enabled():
             return False
-        return weights.shape[0] * self.dim_out * self.channels > LARGE
+        return edge_index.shape[1] * self.dim_out * self.channels > LARGE
 
     def _messages(
         self, x: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor

@@ -28,7 +28,7 @@ class GroupedConvolution(torch.nn.Module):
         weight_numel: weights per edge, group by group.
 
     Shapes:
-        As :class:`AlignedConvolution`.
+        As :class:`AlignedConvolution`, always with the last layer of a radial network.
 
     Raises:
         ValueError: an irrep twice, or irreps of the edges that don't fit.
@@ -76,14 +76,15 @@ class GroupedConvolution(torch.nn.Module):
         self,
         node_feats: torch.Tensor,
         edge_attrs: torch.Tensor,
-        weights: torch.Tensor,
+        hidden: torch.Tensor,
         edge_index: torch.Tensor,
+        mixing: torch.Tensor,
     ) -> torch.Tensor:
         parts: List[torch.Tensor] = []
-        split = weights.split(self.weight_numels, dim=1)
+        split = mixing.split(self.weight_numels, dim=1)
         for i, group in enumerate(self.groups):
             x = torch.cat([node_feats[:, a:b] for a, b in self.slices[i]], dim=1)
-            parts.append(group(x, edge_attrs, split[i], edge_index))
+            parts.append(group(x, edge_attrs, hidden, edge_index, split[i]))
         return torch.cat(parts, dim=1)
 
 

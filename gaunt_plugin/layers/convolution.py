@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import numpy as np
 import torch
 
@@ -49,7 +51,9 @@ class GauntConvolution(TableModule):
     Shapes:
         node features ``[nodes, irreps_in.dim]``, ``edge_attrs [edges, irreps_edge.dim]``
         (component-normalised), ``weights [edges, weight_numel]``, ``edge_index [2, edges]``
-        (senders, receivers) -> ``[nodes, irreps_out.dim]``, e3nn's flat layout.
+        (senders, receivers) -> ``[nodes, irreps_out.dim]``, e3nn's flat layout. With
+        ``mixing [k, weight_numel]``, ``weights [edges, k]`` are the hidden features of a radial
+        network and ``mixing`` its last layer: ``weights @ mixing`` takes their place.
 
     Raises:
         ValueError: irreps or shapes that don't fit.
@@ -121,6 +125,7 @@ class GauntConvolution(TableModule):
         edge_attrs: torch.Tensor,
         weights: torch.Tensor,
         edge_index: torch.Tensor,
+        mixing: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         check_edges(
             node_feats,
@@ -130,7 +135,10 @@ class GauntConvolution(TableModule):
             self.channels * sum(self.dims_in),
             self.dim_edge,
             self.weight_numel,
+            mixing,
         )
+        if mixing is not None:
+            weights = weights @ mixing
         if self.fourier is not None:
             x = channels_first(node_feats, self.channels, self.dims_in)
             w = weights.view(-1, self.edge_degrees, self.channels)

@@ -30,7 +30,8 @@ class ElementLinear(torch.nn.Module):
     Shapes:
         ``x [nodes, irreps_in.dim]``, ``node_attrs [nodes, A]``, ``types [nodes]`` (int64; nodes
         with equal types must have equal attributes; left out, attributes must be one-hot) ->
-        ``[nodes, irreps_out.dim]``.
+        ``[nodes, irreps_out.dim]``. ``num_types``, if known, is how many types there are at most:
+        compiled graphs, whose sizes don't depend on data, then do ``O(nodes num_types)`` products.
 
     State dict:
         ``weight``, with the layout, scale and random numbers of the layer it replaces.
@@ -68,12 +69,19 @@ class ElementLinear(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(start))
 
     def forward(
-        self, x: torch.Tensor, node_attrs: torch.Tensor, types: Optional[torch.Tensor] = None
+        self,
+        x: torch.Tensor,
+        node_attrs: torch.Tensor,
+        types: Optional[torch.Tensor] = None,
+        num_types: int = 0,
     ) -> torch.Tensor:
         large = x.shape[0] * self.num_attrs * sum(self.dims_out) > self.large
+        traced = is_traced()
+        if traced and types is not None and 0 < num_types < self.num_attrs:
+            return self._type_by_type(x, node_attrs, types, num_types)
         # Sizes that depend on data would break a graph.
-        if not large or is_traced():
-            return self._node_by_node(x, node_attrs)
+        if not large or traced:
+            return self._node_by_node(x, node_attrs, self._weights())
         if types is None:
             types = node_attrs.argmax(1)
         order = torch.argsort(types)
@@ -101,14 +109,34 @@ class ElementLinear(torch.nn.Module):
             out[j] = out[j] + (features @ table).transpose(1, 2).flatten(1)
         return torch.cat(out, dim=1)
 
-    def _node_by_node(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
+    def _weights(self) -> List[torch.Tensor]:
+        """Per pair ``[u, attributes, v]``."""
+        return [
+            scale * self.weight[pair[5] : pair[6]].view(pair[1], self.num_attrs, pair[4])
+            for pair, scale in zip(self.pairs, self.scales)
+        ]
+
+    def _type_by_type(
+        self, x: torch.Tensor, node_attrs: torch.Tensor, types: torch.Tensor, num_types: int
+    ) -> torch.Tensor:
+        """Contracts W with the attributes of each type, also of those that no node has."""
+        one_hot = types.unsqueeze(1) == torch.arange(num_types, device=types.device)
+        one_hot = one_hot.to(x.dtype)
+        # Nodes of one type have the same attributes: their mean.
+        of_type = (one_hot.t() @ node_attrs) / one_hot.sum(0).clamp(min=1).unsqueeze(1)
+        weights = [torch.einsum("ta,uav->utv", of_type, weight) for weight in self._weights()]
+        return self._node_by_node(x, one_hot, weights)
+
+    def _node_by_node(
+        self, x: torch.Tensor, node_attrs: torch.Tensor, weights: List[torch.Tensor]
+    ) -> torch.Tensor:
+        attrs = node_attrs.shape[1]
         out = [x.new_zeros([x.shape[0], dim]) for dim in self.dims_out]
-        for pair, scale in zip(self.pairs, self.scales):
-            begin, u, dim, j, v, start, stop = pair
+        for pair, weight in zip(self.pairs, weights):
+            begin, u, dim, j, v = pair[0], pair[1], pair[2], pair[3], pair[4]
             features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
-            weight = scale * self.weight[start:stop].view(u, self.num_attrs * v)
             # nmu,uav->nmav, na,nmav->nvm
-            spread = (features @ weight).view(-1, dim, self.num_attrs, v)
+            spread = (features @ weight.reshape(u, attrs * v)).view(-1, dim, attrs, v)
             part = torch.einsum("na,nmav->nvm", node_attrs, spread)
             out[j] = out[j] + part.flatten(1)
         return torch.cat(out, dim=1)

@@ -24,6 +24,7 @@ from gaunt_plugin.layers import (
     GauntManyBody,
     GauntSelfmix,
 )
+from gaunt_plugin.mace.radial import RadialConvolution, hidden_network
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
 
@@ -63,14 +64,11 @@ class _GauntInteraction:
         self.linear_up = Linear(
             self.node_feats_irreps, irreps_up, internal_weights=True, shared_weights=True
         )
-        self.conv_tp = _CONVOLUTIONS[self.convolution](
-            irreps_up, self.edge_attrs_irreps, irreps_mid
-        )
+        convolution = _CONVOLUTIONS[self.convolution](irreps_up, self.edge_attrs_irreps, irreps_mid)
         input_dim = self.edge_feats_irreps.num_irreps
-        self.conv_tp_weights = nn.FullyConnectedNet(
-            [input_dim] + self.radial_MLP + [self.conv_tp.weight_numel],
-            torch.nn.functional.silu,
-        )
+        widths = [input_dim, *self.radial_MLP]
+        self.conv_tp_weights = hidden_network(widths, convolution.weight_numel)
+        self.conv_tp = RadialConvolution(convolution, widths[-1])
         self.irreps_out = self.target_irreps
         self.linear = Linear(
             irreps_mid, self.irreps_out, internal_weights=True, shared_weights=True
@@ -84,6 +82,24 @@ class _GauntInteraction:
         if self.density:
             self.density_fn = nn.FullyConnectedNet([input_dim, 1], torch.nn.functional.silu)
         self.reshape = reshape_irreps(self.irreps_out)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if not isinstance(self.conv_tp, RadialConvolution):  # pickled by an earlier version
+            old, convolution = self.conv_tp_weights, self.conv_tp
+            *inner, last = old.children()
+            self.conv_tp_weights = hidden_network(old.hs[:-1], old.hs[-1])
+            self.conv_tp = RadialConvolution(convolution, old.hs[-2])
+            for new, layer in zip(self.conv_tp_weights.children(), inner):
+                new.weight = layer.weight
+            self.conv_tp.weight = last.weight
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Reads what earlier versions saved, too: the last radial layer was in the network."""
+        last = f"{prefix}conv_tp_weights.layer{len(self.conv_tp_weights)}.weight"
+        if last in state_dict:
+            state_dict[f"{prefix}conv_tp.weight"] = state_dict.pop(last)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @compile_mode("script")

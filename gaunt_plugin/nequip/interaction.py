@@ -199,12 +199,19 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             data = self.ghost_exchange(data, ghost_included=False)
         x = data[AtomicDataDict.NODE_FEATURES_KEY]
 
+        # The radial network's last layer is the convolution's to apply.
+        hidden = data[AtomicDataDict.EDGE_EMBEDDING_KEY]
+        for i, layer in enumerate(self.edge_mlp.mlp):
+            if i + 1 < len(self.edge_mlp.mlp):
+                hidden = layer(hidden)
+        last = self.edge_mlp.mlp[-1]
         # NequIP's edges are (receiver, sender).
         x = self.convolution(
             x,
             data[AtomicDataDict.EDGE_ATTRS_KEY],
-            self.edge_mlp(data[AtomicDataDict.EDGE_EMBEDDING_KEY]),
+            hidden,
             data[AtomicDataDict.EDGE_INDEX_KEY].flip(0),
+            last.weight * last.alpha,
         )[:num_local]
 
         if self.linear_product is not None:
@@ -221,9 +228,11 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         x = self.linear_2(x)
 
         if self.sc is not None:
+            num_types = self.num_types
             if self.graph_attrs and AtomicDataDict.BATCH_KEY in data:
                 types = types + self.num_types * data[AtomicDataDict.BATCH_KEY].view(-1)
+                num_types = 0  # as many as graphs times these
             rows = old.shape[0]
-            x = x + self.sc(old, attrs[:rows], types[:rows])[:num_local]
+            x = x + self.sc(old, attrs[:rows], types[:rows], num_types)[:num_local]
         data[AtomicDataDict.NODE_FEATURES_KEY] = x
         return data

@@ -48,7 +48,7 @@ def test_same_weights_same_result(irreps, way):
     assert_close(scripted(x, one_hot), stock(x, one_hot), "oracle")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, "type by type"])
 def test_gradients_of_weights_and_attributes(way):
     """Of the embedding too, from which all nodes of a type take their row."""
     irreps = IRREPS["missing and repeated"]
@@ -58,15 +58,13 @@ def test_gradients_of_weights_and_attributes(way):
         embedding = torch.randn(5, ATTRIBUTES, requires_grad=True)
         x, _, types = inputs(irreps)
         x.requires_grad_()
-        args = (
-            (x, embedding[types], types)
-            if isinstance(layer, ElementLinear)
-            else (
-                x,
-                embedding[types],
-            )
-        )
-        y = layer(*args).square().sum()
+        if way == "type by type" and isinstance(layer, ElementLinear):
+            y = layer._type_by_type(x, embedding[types], types, 5)
+        elif isinstance(layer, ElementLinear):
+            y = layer(x, embedding[types], types)
+        else:
+            y = layer(x, embedding[types])
+        y = y.square().sum()
         wanted = (x, embedding, layer.weight)
         first = torch.autograd.grad(y, wanted, create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
@@ -97,6 +95,34 @@ def test_recorded_graphs_hold_no_sizes_of_the_data():
         args = inputs(irreps, nodes)
         for graph in (compiled, recorded):
             assert_close(graph(*args), ours(*args), "program")
+
+
+def test_recorded_graphs_go_type_by_type(monkeypatch):
+    """With the number of types known, one of them maybe without nodes."""
+    torch.compiler.reset()
+    irreps, attributes, num_types = IRREPS["missing and repeated"], 7, 4
+    ours = ElementLinear(irreps[0], f"{attributes}x0e", irreps[1])
+    embedding = torch.randn(num_types, attributes, requires_grad=True)
+
+    def passes(layer, x, types):
+        y = layer(x, embedding[types], types, num_types)
+        return [y, *torch.autograd.grad(y.square().sum(), (x, embedding, ours.weight))]
+
+    traced, type_by_type = [], ElementLinear._type_by_type
+
+    def counting(*args):
+        traced.append(1)
+        return type_by_type(*args)
+
+    monkeypatch.setattr(ElementLinear, "_type_by_type", counting)
+    compiled = torch.compile(ours, backend="aot_eager", dynamic=True)
+    for nodes in (9, 7, 12):
+        x, _, types = inputs(irreps, nodes)
+        x.requires_grad_()
+        expected = passes(ours, x, types)
+        for a, b in zip(passes(compiled, x, types), expected, strict=True):
+            assert_close(a, b, "program")
+    assert traced
 
 
 def test_bad_arguments():

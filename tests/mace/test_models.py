@@ -346,9 +346,9 @@ def test_options_differ_per_layer():
     config = model.cueq_config
     assert config.correlation == (3, 3)
     assert config.views == (2, 5)
-    weights_ = [block.conv_tp.weight_numel for block in model.interactions]
+    weights_ = [block.conv_tp.convolution.weight_numel for block in model.interactions]
     single = make_model(convolution=("grid",), rank=(1,), correlation=3)
-    expected = [block.conv_tp.weight_numel for block in single.interactions]
+    expected = [block.conv_tp.convolution.weight_numel for block in single.interactions]
     assert weights_ == [expected[0], 3 * expected[1]]
     assert GauntConfig.from_dict(config.to_dict()) == config
 
@@ -529,3 +529,19 @@ def test_models_of_earlier_releases_load(folder, tmp_path):
     scripted = jit.compile(torch.load(path, weights_only=False))
     batch = atoms.calc._atoms_to_batch(atoms).to_dict()
     assert_close(scripted(batch)["forces"], expected["forces"], "equivariance")
+
+
+def test_weights_of_earlier_versions_load():
+    """Checkpoints and packed weights have the last radial layer in the network."""
+    model = torch.load(SAVED[0] / "model.model", weights_only=False)
+    state = model.state_dict()
+    new, before = "conv_tp.weight", "conv_tp_weights.layer1.weight"
+    old = {key.replace(new, before): value for key, value in state.items()}
+    assert len(old.keys() - state.keys()) == 2
+    fresh = copy.deepcopy(model)
+    for parameter in fresh.parameters():
+        torch.nn.init.zeros_(parameter)
+    fresh.load_state_dict(old)
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(value, state[key])
+    assert old.keys() != fresh.state_dict().keys()  # what is read stays as it was

@@ -11,6 +11,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <dlfcn.h>
 #include <optional>
@@ -35,7 +36,7 @@ struct Call {
 // kernels.h has the interface.
 static void run(const Call &call, std::vector<Tensor> inputs, const std::vector<Tensor> &outputs)
 {
-  TORCH_CHECK(inputs.size() <= 7 && outputs.size() <= 4 && call.program.scalar_type() == at::kLong,
+  TORCH_CHECK(inputs.size() <= 7 && outputs.size() <= 5 && call.program.scalar_type() == at::kLong,
               "no call of the kernel ", call.kernel);
   for (auto &input : inputs) {
     TORCH_CHECK(input.is_cpu() && input.scalar_type() == inputs[0].scalar_type(),
@@ -52,7 +53,7 @@ static void run(const Call &call, std::vector<Tensor> inputs, const std::vector<
     auto *kernel = reinterpret_cast<Kernel *>(dlsym(kernels, symbol.c_str()));
     TORCH_CHECK(kernel, "there is no kernel ", symbol);
     const scalar_t *in[7] = {};
-    scalar_t *out[4] = {};
+    scalar_t *out[5] = {};
     for (size_t i = 0; i < inputs.size(); ++i) in[i] = inputs[i].const_data_ptr<scalar_t>();
     for (size_t i = 0; i < outputs.size(); ++i) out[i] = outputs[i].mutable_data_ptr<scalar_t>();
     const auto *edges = index.defined() ? index.const_data_ptr<int64_t>() : nullptr;
@@ -60,6 +61,36 @@ static void run(const Call &call, std::vector<Tensor> inputs, const std::vector<
     TORCH_CHECK_INDEX(!failed, "an edge's index is out of range");
   });
 }
+
+// kernels/radial.py: the convolution with weights that are made for a block of edges at a time.
+// With a gradient g also those of <g, forward>, in the order of the inputs.
+static void run_radial(const Call &call, const std::vector<Tensor> &inputs, const Tensor &g,
+                       const std::vector<Tensor> &outputs, bool needs_mixing)
+{
+  const auto &hidden = inputs[2], &mixing = inputs[3];
+  const int64_t edges = hidden.size(0), width = mixing.size(1);
+  const int64_t block = (int64_t{1} << 19) * at::get_num_threads() / std::max<int64_t>(1, width);
+  const int64_t rows = std::max<int64_t>(1, block);
+  Call part{"convolution", call.sizes, call.program, {}};
+  for (int64_t begin = 0; begin < edges; begin += rows) {
+    const int64_t end = std::min(begin + rows, edges);
+    part.sizes[1] = end - begin;
+    part.index = call.index.slice(1, begin, end);
+    const auto h = hidden.slice(0, begin, end), w = at::mm(h, mixing);
+    const auto entries = inputs[1].slice(0, begin, end);
+    if (!g.defined()) {
+      run(part, {inputs[0], entries, w}, outputs);
+      continue;
+    }
+    const auto of_w = at::empty_like(w);
+    run(part, {inputs[0], entries, w, g}, {outputs[0], outputs[1].slice(0, begin, end), of_w});
+    auto of_hidden = outputs[2].slice(0, begin, end);
+    at::mm_out(of_hidden, of_w, mixing.t());
+    if (needs_mixing) outputs[3].addmm_(h.t(), of_w);
+  }
+}
+
+static bool is_radial(const Call &call) { return call.kernel == "radial_convolution"; }
 
 // A kernel with its gradient; MD needs no more.
 struct Fused : torch::autograd::Function<Fused> {
@@ -71,8 +102,11 @@ struct Fused : torch::autograd::Function<Fused> {
     context->saved_data["program"] = call.program;
     context->saved_data["index"] = call.index;
     context->save_for_backward(inputs.vec());
-    const Tensor out = at::empty(shape, inputs[0].options());
-    run(call, inputs.vec(), {out});
+    const Tensor out = at::zeros(shape, inputs[0].options());    // some kernels add
+    if (is_radial(call))
+      run_radial(call, inputs.vec(), {}, {out}, false);
+    else
+      run(call, inputs.vec(), {out});
     return out;
   }
 
@@ -83,9 +117,13 @@ struct Fused : torch::autograd::Function<Fused> {
     const Call call{data["kernel"].toStringRef(), data["sizes"].toIntVector(),
                     data["program"].toTensor(), data["index"].toTensor()};
     variable_list inputs = context->get_saved_variables(), out;
-    for (const auto &input : inputs) out.push_back(at::empty(input.sizes(), input.options()));
-    inputs.push_back(gradients[0]);
-    run(call, inputs, out);
+    for (const auto &input : inputs) out.push_back(at::zeros(input.sizes(), input.options()));
+    if (is_radial(call)) {
+      run_radial(call, inputs, gradients[0], out, context->needs_input_grad(3));
+    } else {
+      inputs.push_back(gradients[0]);
+      run(call, inputs, out);
+    }
     out.insert(out.begin(), 2, Tensor());    // call and shape have none
     return out;
   }
