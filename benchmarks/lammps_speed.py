@@ -24,7 +24,6 @@ if importlib.util.find_spec("mace"):
     import mace_speed
 else:
     import nequip_speed
-    from nequip.utils.global_state import set_global_state
 
 import torch
 
@@ -90,7 +89,6 @@ def model(kind: str, size: str) -> torch.nn.Module:
     if MACE:
         return mace_speed.model(kind == "gaunt", size)
     features, layers, l_max = map(int, re.findall(r"\d+", size))
-    set_global_state()
     return nequip_speed.model(int(kind == "gaunt"), l_max, features, layers).eval()
 
 

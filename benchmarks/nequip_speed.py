@@ -9,7 +9,7 @@ from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborList
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work, device, with_plain
+from timing import Case, Work, device, dtype, with_plain
 
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
@@ -35,10 +35,11 @@ def batch(frames, cutoff=5.0):
 
 def model(correlation, lmax, features=64, layers=4):
     """NequIP's own (correlation 0) or ours, with a many-body product beyond correlation 1."""
+    set_global_state()  # float64 is the default then, outside of the model
     builder = GauntNequIPGNNModel if correlation else NequIPGNNModel
     return builder(
         seed=0,
-        model_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
+        model_dtype=dtype(),
         type_names=TYPES,
         r_max=5.0,
         num_layers=layers,
@@ -69,9 +70,8 @@ def energy_forces(net, data):
 
 def whole(correlation, frames, *sizes, training=True):
     """Passes of a model on a batch."""
-    set_global_state()
-    data = batch(frames())
     net = model(correlation, *sizes).to(device())
+    data = batch(frames())
     passes = {"energy + forces": lambda: energy_forces(net, data)}
     if training:
         passes["training step"] = lambda: training_step(net, data)
@@ -80,22 +80,22 @@ def whole(correlation, frames, *sizes, training=True):
 
 def exported(correlation, frames, *sizes):
     """The TorchScript file that LAMMPS runs."""
-    set_global_state()
+    net = model(correlation, *sizes)
     data = batch(frames())
     shifts = torch.zeros(1, 3, device=device())
     if "edge_cell_shift" in data:
         shifts = data["edge_cell_shift"] @ data["cell"].view(3, 3)
     graphs = {"edge_index": data["edge_index"], "positions": data["pos"], "shifts": shifts}
-    return program(model(correlation, *sizes), graphs, data["atom_types"])
+    return program(net, graphs, data["atom_types"])
 
 
 def cases(quick):
-    def case(series, x, shape, build, *arguments, product=(), dtype="", **options):
+    def case(series, x, shape, build, *arguments, product=(), precision="", **options):
         kinds = {"NequIP": 0, "Gaunt": 1} | {f"Gaunt, ν = {nu}": nu for nu in product}
         kinds = {name: partial(build, nu, *arguments, **options) for name, nu in kinds.items()}
         if series == "NequIP, l_max" or build is exported:
             kinds |= with_plain("Gaunt", kinds["Gaunt"])
-        found.append(Case(series, x, shape, kinds, dtype))
+        found.append(Case(series, x, shape, kinds, precision))
 
     found = []
     few, one = partial(molecules, 5), partial(molecules, 1)
@@ -109,11 +109,12 @@ def cases(quick):
         case("NequIP, l_max", lmax, shape, whole, few, lmax, product=product)
     shape = "5 molecules, l_max 3, 64 features, 5 layers"
     case("NequIP, published size", 5, shape, whole, few, 3, 64, 5)
-    for dtype in ("float32", "float64"):
-        for number in (1, 5, 20) if dtype == "float32" else (1, 5):
+    for precision in ("float32", "float64"):
+        for number in (1, 5, 20) if precision == "float32" else (1, 5):
             shape = f"{number} molecules, l_max 2, 32 features, 4 layers"
             frames = partial(molecules, number)
-            case(f"NequIP, batch, {dtype}", number, shape, whole, frames, 2, 32, dtype=dtype)
+            series = f"NequIP, batch, {precision}"
+            case(series, number, shape, whole, frames, 2, 32, precision=precision)
     for cells in BOXES:
         atoms = 3 * int(np.prod(cells))
         box = lambda cells=cells: [water(*cells)]  # noqa: E731

@@ -23,12 +23,17 @@ from gaunt_plugin.kernels.build import is_built
 WARM_UP = 3  # TorchScript compiles in its first calls
 OUT_OF_MEMORY = "out of memory"
 _FORK = get_context("fork")
-_device = "cpu"  # of this process
+_device, _dtype = "cpu", "float32"  # of this process
 
 
 def device() -> str:
     """Where a contender puts its module and its inputs."""
     return _device
+
+
+def dtype() -> str:
+    """The case's dtype; torch's default too, until a host sets its own."""
+    return _dtype
 
 
 @dataclass
@@ -242,8 +247,8 @@ class _Process:
 
 
 def _serve(pipe, build: Callable[[], Work], settings: Settings) -> None:
-    global _device
-    _device = settings.device
+    global _device, _dtype
+    _device, _dtype = settings.device, settings.dtype
     torch.set_num_threads(settings.threads)
     torch.set_default_dtype(getattr(torch, settings.dtype))
     torch.manual_seed(0)

@@ -44,6 +44,23 @@ def test_quick_run_writes_measurements_and_a_page(tmp_path):
         assert row["shape"] in page, row
 
 
+@pytest.mark.skipif(HOST != "nequip", reason="NequIP sets torch's default dtype itself")
+def test_models_of_nequip_have_the_dtype_of_their_row():
+    program = f"""
+import sys, torch
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import nequip_speed
+for _ in range(2):
+    model = nequip_speed.model(1, 1, 2, 2)
+    assert torch.get_default_dtype() == torch.float64
+    print({{p.dtype for p in model.parameters()}})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == 2 * ["{torch.float32}"]
+
+
 FAILURES = {
     "time.sleep(60)": "> 0.5 s",
     "torch.zeros(1 << 40)": "out of memory",
