@@ -10,6 +10,8 @@ from pathlib import Path
 
 FORK = """
 import os, runpy, sys
+os.environ.clear()
+os.environ.update(environment)
 os.chdir(folder)
 sys.path[:] = [path for path in sys.path if path]
 output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -40,6 +42,7 @@ class Forks:
         """Start ``python -m module arguments``."""
         arguments = [str(argument) for argument in arguments]
         values = {"folder": str(folder), "module": module, "arguments": arguments, "log": log}
+        values["environment"] = dict(os.environ)  # not that of the helper's start
         process = self.context.Process(target=exec, args=(FORK, values))
         process.log = folder / log
         process.start()
