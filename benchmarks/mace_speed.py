@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from e3nn import o3
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work, device, with_plain
+from timing import Case, Work, device, model_dtype, with_plain
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
@@ -82,8 +82,8 @@ def whole(gaunt, frames, *sizes, training=True):
 def calculator(gaunt, frames, hidden):
     """ASE's calculator, with its list of neighbours."""
     atoms = frames()[0]
-    name = str(torch.get_default_dtype()).removeprefix("torch.")
-    atoms.calc = MACECalculator(models=model(gaunt, hidden), device=device(), default_dtype=name)
+    net = model(gaunt, hidden)
+    atoms.calc = MACECalculator(models=net, device=device(), default_dtype=model_dtype())
 
     def call():
         atoms.positions[0, 0] += 1e-4  # or it would return what it knows

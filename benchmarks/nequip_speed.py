@@ -9,7 +9,7 @@ from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborList
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work, device, dtype, with_plain
+from timing import Case, Work, device, model_dtype, with_plain
 
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
@@ -39,7 +39,7 @@ def model(correlation, lmax, features=64, layers=4):
     builder = GauntNequIPGNNModel if correlation else NequIPGNNModel
     return builder(
         seed=0,
-        model_dtype=dtype(),
+        model_dtype=model_dtype(),
         type_names=TYPES,
         r_max=5.0,
         num_layers=layers,
@@ -90,12 +90,12 @@ def exported(correlation, frames, *sizes):
 
 
 def cases(quick):
-    def case(series, x, shape, build, *arguments, product=(), precision="", **options):
+    def case(series, x, shape, build, *arguments, product=(), dtype="", **options):
         kinds = {"NequIP": 0, "Gaunt": 1} | {f"Gaunt, ν = {nu}": nu for nu in product}
         kinds = {name: partial(build, nu, *arguments, **options) for name, nu in kinds.items()}
         if series == "NequIP, l_max" or build is exported:
             kinds |= with_plain("Gaunt", kinds["Gaunt"])
-        found.append(Case(series, x, shape, kinds, precision))
+        found.append(Case(series, x, shape, kinds, dtype))
 
     found = []
     few, one = partial(molecules, 5), partial(molecules, 1)
@@ -109,12 +109,11 @@ def cases(quick):
         case("NequIP, l_max", lmax, shape, whole, few, lmax, product=product)
     shape = "5 molecules, l_max 3, 64 features, 5 layers"
     case("NequIP, published size", 5, shape, whole, few, 3, 64, 5)
-    for precision in ("float32", "float64"):
-        for number in (1, 5, 20) if precision == "float32" else (1, 5):
+    for dtype in ("float32", "float64"):
+        for number in (1, 5, 20) if dtype == "float32" else (1, 5):
             shape = f"{number} molecules, l_max 2, 32 features, 4 layers"
             frames = partial(molecules, number)
-            series = f"NequIP, batch, {precision}"
-            case(series, number, shape, whole, frames, 2, 32, precision=precision)
+            case(f"NequIP, batch, {dtype}", number, shape, whole, frames, 2, 32, dtype=dtype)
     for cells in BOXES:
         atoms = 3 * int(np.prod(cells))
         box = lambda cells=cells: [water(*cells)]  # noqa: E731

@@ -31,7 +31,7 @@ def device() -> str:
     return _device
 
 
-def dtype() -> str:
+def model_dtype() -> str:
     """The case's dtype; torch's default too, until a host sets its own."""
     return _dtype
 

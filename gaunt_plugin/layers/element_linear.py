@@ -90,12 +90,7 @@ class ElementLinear(torch.nn.Module):
         counts: List[int] = sizes.tolist()
         rows = x.index_select(0, order).split(counts)
         of_element = node_attrs.index_select(0, first)
-        tables: List[torch.Tensor] = []  # per pair [elements, u, v]
-        for pair, scale in zip(self.pairs, self.scales):
-            u, v, start, stop = pair[1], pair[4], pair[5], pair[6]
-            weight = self.weight[start:stop].view(u, self.num_attrs, v).transpose(0, 1)
-            table = (of_element * scale) @ weight.reshape(self.num_attrs, u * v)  # za,auv->zuv
-            tables.append(table.view(len(counts), u, v))
+        tables = self._tables(of_element)
         parts = [self._linear(x_z, [table[z] for table in tables]) for z, x_z in enumerate(rows)]
         return torch.cat(parts).index_select(0, torch.argsort(order))
 
@@ -108,6 +103,16 @@ class ElementLinear(torch.nn.Module):
             features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
             out[j] = out[j] + (features @ table).transpose(1, 2).flatten(1)
         return torch.cat(out, dim=1)
+
+    def _tables(self, attrs: torch.Tensor) -> List[torch.Tensor]:
+        """Per pair W contracted with rows of attributes, ``[rows, u, v]``."""
+        tables: List[torch.Tensor] = []
+        for pair, scale in zip(self.pairs, self.scales):
+            u, v, start, stop = pair[1], pair[4], pair[5], pair[6]
+            weight = self.weight[start:stop].view(u, self.num_attrs, v).transpose(0, 1)
+            table = (attrs * scale) @ weight.reshape(self.num_attrs, u * v)  # za,auv->zuv
+            tables.append(table.view(-1, u, v))
+        return tables
 
     def _weights(self) -> List[torch.Tensor]:
         """Per pair ``[u, attributes, v]``."""
@@ -124,7 +129,7 @@ class ElementLinear(torch.nn.Module):
         one_hot = one_hot.to(x.dtype)
         # Nodes of one type have the same attributes: their mean.
         of_type = (one_hot.t() @ node_attrs) / one_hot.sum(0).clamp(min=1).unsqueeze(1)
-        weights = [torch.einsum("ta,uav->utv", of_type, weight) for weight in self._weights()]
+        weights = [table.transpose(0, 1) for table in self._tables(of_type)]
         return self._node_by_node(x, one_hot, weights)
 
     def _node_by_node(

@@ -199,7 +199,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             data = self.ghost_exchange(data, ghost_included=False)
         x = data[AtomicDataDict.NODE_FEATURES_KEY]
 
-        # The radial network's last layer is the convolution's to apply.
+        # The radial network's last layer is the convolution's to apply. TorchScript calls no layer
+        # of a slice.
         hidden = data[AtomicDataDict.EDGE_EMBEDDING_KEY]
         for i, layer in enumerate(self.edge_mlp.mlp):
             if i + 1 < len(self.edge_mlp.mlp):
