@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from gaunt_plugin.kernels.build import is_built
+from gaunt_plugin.ops.cpu.build import is_built
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["torch", "numpy", "mace-torch", "nequip", "e3nn", "cuequivariance-torch", "ase"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from timing import Work, device
 
-from gaunt_plugin.kernels.build import is_built
+from gaunt_plugin.ops.cpu.build import is_built
 from gaunt_plugin.lammps import contract
 from gaunt_plugin.lammps.export import export, run_as_written
 

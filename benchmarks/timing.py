@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gaunt_plugin.kernels.build import is_built
+from gaunt_plugin.ops.cpu.build import is_built
 
 WARM_UP = 3  # TorchScript compiles in its first calls
 OUT_OF_MEMORY = "out of memory"

@@ -4,7 +4,7 @@ Importing the package imports neither host nor anything slow: each part is impor
 is used.
 
 * ``gaunt_plugin.sphere``: quadrature, harmonics and coupling coefficients (float64 NumPy)
-* ``gaunt_plugin.kernels``: compiled CPU kernels for the layers, optional
+* ``gaunt_plugin.ops``: the layers' operations, in plain torch and as compiled CPU kernels
 * ``gaunt_plugin.layers``: torch modules, with e3nn irreps in and out
 * ``gaunt_plugin.mace``: blocks for MACE and its ``--plugin`` option
 * ``gaunt_plugin.nequip``: model builders for NequIP

@@ -27,7 +27,8 @@ hypothesis.settings.load_profile("gaunt_plugin")
 def kernels(tmp_path_factory, monkeypatch):
     """Compiled for this run and in use; a function that switches them on (True) or off."""
     from gaunt_plugin._compiler import BuildError, find_compiler
-    from gaunt_plugin.kernels import _call, build
+    from gaunt_plugin.ops import _operator
+    from gaunt_plugin.ops.cpu import build, call
 
     try:
         find_compiler()
@@ -45,6 +46,10 @@ def kernels(tmp_path_factory, monkeypatch):
     build.library.cache_clear()
     library = build.library()
     assert library is not None
-    monkeypatch.setattr(_call, "library", lambda: library)
-    yield lambda on: monkeypatch.setattr(_call, "library", lambda: library if on else None)
+
+    def switch(on: bool) -> None:
+        for module in (_operator, call):
+            monkeypatch.setattr(module, "library", lambda: library if on else None)
+
+    yield switch
     build.library.cache_clear()

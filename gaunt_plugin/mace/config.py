@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from gaunt_plugin.layers.many_body import MAX_CORRELATION, PARAMETRIZATIONS
+from gaunt_plugin.layers.many_body.many_body import MAX_CORRELATION, PARAMETRIZATIONS
 
 PRODUCTS = (*PARAMETRIZATIONS, "stock")
 CONVOLUTIONS = ("aligned", "grid")

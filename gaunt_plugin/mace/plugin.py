@@ -13,11 +13,11 @@ import logging
 from mace import modules
 from mace.tools import model_script_utils
 
-from gaunt_plugin.kernels import build as kernels
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import CONVOLUTIONS, PRODUCTS, GauntConfig
 from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import ScaleShiftMACE
+from gaunt_plugin.ops.cpu import build as kernels
 
 _MODELS = ("MACE", "ScaleShiftMACE")
 _DEFAULTS = GauntConfig()

@@ -12,10 +12,15 @@ from nequip.nn.mlp import ScalarMLPFunction
 from nequip.nn.model_modifier_utils import model_modifier
 from nequip.nn.norm import AvgNumNeighborsNorm
 
-from gaunt_plugin.layers import ElementLinear, GauntManyBody, GauntSelfmix
-from gaunt_plugin.layers._edges import channels_first
-from gaunt_plugin.layers._sphere_product import ordered
-from gaunt_plugin.layers.channel_groups import GroupedConvolution
+from gaunt_plugin.layers import (
+    ElementLinear,
+    GauntManyBody,
+    GauntSelfmix,
+    GroupedConvolution,
+)
+from gaunt_plugin.layers.irreps import channels_first, ordered
+from gaunt_plugin.ops import operators_in_programs
+from gaunt_plugin.ops._operator import kernels
 
 
 class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
@@ -168,12 +173,15 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         The file then needs gaunt_plugin with built kernels wherever it is loaded; NequIP imports
         what it needs. Elsewhere than on the CPU it is as without.
         """
-        from gaunt_plugin.kernels.ops import put_into_programs
-
-        put_into_programs(model)
+        if kernels() is None:
+            raise ValueError(
+                "enable_GauntKernels needs gaunt_plugin with its CPU kernels here: "
+                "run gaunt-kernels build (and leave GAUNT_KERNELS=0 away)"
+            )
+        operators_in_programs(model)
         for module in model.modules():
             if isinstance(module, cls):
-                module._nequip_custom_ops_libs = ("gaunt_plugin.kernels.ops",)
+                module._nequip_custom_ops_libs = ("gaunt_plugin.ops",)
         return model
 
     @torch.jit.unused

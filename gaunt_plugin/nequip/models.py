@@ -9,7 +9,7 @@ from nequip.model import nequip_models
 from nequip.model.utils import model_builder
 from nequip.nn import GraphModel
 
-from gaunt_plugin.layers.many_body import MAX_CORRELATION, PARAMETRIZATIONS
+from gaunt_plugin.layers.many_body.many_body import MAX_CORRELATION, PARAMETRIZATIONS
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 
 _OPTIONS = """

@@ -15,32 +15,18 @@ from ..e3nn_o3 import o3
 ELEMENTS = 3
 
 BUILD = {
-    "power": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, views=2),
+    "power": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, rank=2),
     "paper": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, "paper"),
     "full": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, "full"),
     # no term of order one, gaps in the degrees
-    "gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, views=2),
+    "gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, rank=2),
     "gaps full": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 2, ELEMENTS, "full"),
     "linear": lambda: GauntManyBody("2x0e+2x1o", "2x1o", 1, ELEMENTS),
     "power parities": lambda: GauntManyBody(
-        "2x1e+2x0e+2x0o+2x1o+2x2e", "2x0o+2x1o+2x0e+2x1e", 3, ELEMENTS, views=2
+        "2x1e+2x0e+2x0o+2x1o+2x2e", "2x0o+2x1o+2x0e+2x1e", 3, ELEMENTS, rank=2
     ),
     "paper parities": lambda: GauntManyBody("2x0e+2x1o+2x1e", "2x0o+2x0e", 4, ELEMENTS, "paper"),
-    "power pseudo": lambda: GauntManyBody("2x1e+2x0o", "2x0e+2x1e", 3, ELEMENTS, views=2),
-    "power fourier": lambda: GauntManyBody(
-        "2x0e+2x1o+2x2e", "2x0e+2x1o", 5, ELEMENTS, views=2, method="fourier"
-    ),
-    "paper fourier": lambda: GauntManyBody(
-        "2x1o+2x2e", "2x0e+2x3o", 3, ELEMENTS, "paper", method="fourier"
-    ),
-    "power parities fourier": lambda: GauntManyBody(
-        "2x1e+2x0e+2x1o", "2x0o+2x1o+2x1e", 3, ELEMENTS, views=2, method="fourier"
-    ),
-    "nested brackets fourier": lambda: GauntManyBody(
-        *("2x0e+2x1o+2x2e", "2x0e+2x1e+2x2o", 3, ELEMENTS, "nested", 2),
-        antisymmetric=True,
-        method="fourier",
-    ),
+    "power pseudo": lambda: GauntManyBody("2x1e+2x0o", "2x0e+2x1e", 3, ELEMENTS, rank=2),
     "nested": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, "nested", 2),
     "nested gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, "nested", 1),
     "nested parities": lambda: GauntManyBody(
@@ -53,9 +39,6 @@ BUILD = {
         "2x1e+2x0e+2x1o", "2x0o+2x1o+2x1e", 3, ELEMENTS, "nested", 1, antisymmetric=True
     ),
     "gaunt": lambda: GauntConvolution("2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e"),
-    "gaunt fourier": lambda: GauntConvolution(
-        "2x0e+2x1o", "0e+1o+2e", "2x0e+2x1o+2x2e", method="fourier"
-    ),
     "aligned": lambda: AlignedConvolution("2x0e+2x1o+2x2e", "0e+1o", "2x0e+2x1o+2x2e"),
     "aligned parities": lambda: AlignedConvolution(
         "2x0e+2x0o+2x1e+2x1o+2x2e", "0e+1o", "2x0o+2x0e+2x1o+2x1e+2x2o"
@@ -68,9 +51,6 @@ BUILD = {
 _BOTH = "2x0e+2x0o+2x1o+2x1e+2x2e+2x2o"
 BUILD |= {
     "product": lambda: GauntTensorProduct(_BOTH, _BOTH, _BOTH, "uuu", rank=2),
-    "product fourier": lambda: GauntTensorProduct(
-        "2x1e+2x0e+2x1o", "2x1o+2x2e+2x0o", "2x0e+2x1o+2x1e", "uuu", method="fourier"
-    ),
     "product mixed": lambda: GauntTensorProduct(
         "3x1e+2x0e+1x1o+2x1o", "2x1o+1x2e", "2x1o+1x0o+3x2o+1x1o+2x1e"
     ),
@@ -84,7 +64,6 @@ BUILD |= {
     ),
     "selfmix": lambda: GauntSelfmix("2x0e+2x1o+2x2e"),
     "selfmix parities": lambda: GauntSelfmix("2x1e+2x0e+2x2o+2x1o+2x0o", rank=2),
-    "selfmix fourier": lambda: GauntSelfmix("2x1e+2x0e+2x1o+2x2e", method="fourier"),
     "selfmix gaps": lambda: GauntSelfmix("2x1o+2x0e", rank=2, antisymmetric=False),
 }
 NAMES = list(BUILD)

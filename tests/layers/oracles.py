@@ -89,38 +89,37 @@ def many_body(layer, x, elements):
     f = split(x, ls)
     out = {L: np.zeros((nodes, channels, 2 * L + 1)) for L in ls_out}
     weights = {name: w.numpy()[elements] for name, w in layer.state_dict().items()}
-    order = 0
 
     common = [l for l in ls if l in ls_out]
     if common:
-        w = weights["orders.0.weight"].reshape(nodes, channels, len(common))
+        w = weights["linear.weight"].reshape(nodes, channels, len(common))
         for i, l in enumerate(common):
             out[l] += w[:, :, i, None] * f[l]
-        order = 1
 
     if layer.parametrization == "full":
+        order = 0
         for nu in range(2, layer.contraction_degree + 1):
             if any(nested_terms(tuple(ls), nu, L) for L in ls_out):
-                add_nested(out, f, nu, weights[f"orders.{order}.weight"], ls, ls_out)
+                add_full(out, f, nu, weights[f"product.terms.{order}.weight"], ls, ls_out)
                 order += 1
     elif layer.contraction_degree > 1:
         add_powers(
             out,
             f,
             layer.contraction_degree,
-            weights.get(f"orders.{order}.weight_in"),
-            weights[f"orders.{order}.weight_out"],
+            weights.get(f"{powers_of(layer)}.weight_in"),
+            weights[f"{powers_of(layer)}.weight_out"],
             math.sqrt(0.5) if layer.parametrization == "nested" else 1.0,
         )
     if layer.parametrization == "nested":
         irs = {o3.Irrep(l, (-1) ** l): a for l, a in f.items()}
         total = {o3.Irrep(L, (-1) ** L): a for L, a in out.items()}
-        add_chains(layer, total, irs, elements)
+        add_nested(layer, total, irs, elements)
         out = {ir.l: a for ir, a in total.items()}
     return np.concatenate([out[L].reshape(nodes, -1) for L in ls_out], axis=1)
 
 
-def add_nested(out, f, nu, weights, ls, ls_out):
+def add_full(out, f, nu, weights, ls, ls_out):
     nodes, channels = f[ls[0]].shape[:2]
     terms = [(L, t) for L in ls_out for t in nested_terms(tuple(ls), nu, L)]
     weights = weights.reshape(nodes, channels, len(terms))
@@ -151,22 +150,27 @@ def add_powers(out, f, correlation, weight_in, weight_out, share):
     ]
     if not rows:
         return
-    views = weight_out.shape[1] // (channels * len(rows))
-    weight_out = weight_out.reshape(nodes, views, channels, len(rows))
-    for v in range(views):
+    rank = weight_out.shape[1] // (channels * len(rows))
+    weight_out = weight_out.reshape(nodes, rank, channels, len(rows))
+    for v in range(rank):
         if weight_in is None:
             u = np.ones((nodes, channels, len(ls)))
         else:
-            u = GAIN_IN * weight_in.reshape(nodes, views, channels, len(ls))[:, v]
+            u = GAIN_IN * weight_in.reshape(nodes, rank, channels, len(ls))[:, v]
         g = {l: u[:, :, i, None] * f[l] / math.sqrt(2 * l + 1) for i, l in enumerate(ls)}
         for i, (nu, L) in enumerate(rows):
             own = power_rms(ls, nu, L, weight_in is not None)
-            scale = share * coupling_rms(ls, nu, L) / own / math.sqrt(views)
+            scale = share * coupling_rms(ls, nu, L) / own / math.sqrt(rank)
             out[L] += GAIN_OUT * scale * weight_out[:, v, :, i, None] * power(g, nu, L)
         for nu in range(2, correlation + 1):
             for L in out:
                 value = power(g, nu, L)
                 assert (nu, L) in rows or value is None or np.abs(value).max() < 1e-10
+
+
+def powers_of(layer):
+    """Where the weights of the powers are in the state dict."""
+    return "product.powers.terms" if layer.parametrization == "nested" else "product.terms"
 
 
 def parity_many_body(layer, x, elements):
@@ -177,14 +181,12 @@ def parity_many_body(layer, x, elements):
     f = dict(zip(irs, parts, strict=True))
     out = {ir: np.zeros((nodes, channels, ir.dim)) for ir in irs_out}
     weights = {name: w.numpy()[elements] for name, w in layer.state_dict().items()}
-    order = 0
     common = [ir for ir in irs if ir in out]
     if common:
-        w = weights["orders.0.weight"].reshape(nodes, channels, len(common))
+        w = weights["linear.weight"].reshape(nodes, channels, len(common))
         for i, ir in enumerate(common):
             out[ir] += w[:, :, i, None] * f[ir]
-        order = 1
-    weight_in = weights.get(f"orders.{order}.weight_in")
+    weight_in = weights.get(f"{powers_of(layer)}.weight_in")
     natural, pseudo = (tuple(sorted(ir.l for ir in irs if kind(ir) == k)) for k in (0, 1))
     rows = {}
     for nu in range(2, layer.contraction_degree + 1):
@@ -196,16 +198,16 @@ def parity_many_body(layer, x, elements):
                 if layer.parametrization == "nested":
                     rows[nu, ir] *= math.sqrt(0.5)
     if layer.parametrization == "nested":
-        add_chains(layer, out, f, elements)
-    views = 0
+        add_nested(layer, out, f, elements)
+    rank = 0
     if rows:
-        weight_out = weights[f"orders.{order}.weight_out"]
-        views = weight_out.shape[1] // (channels * len(rows))
-        weight_out = weight_out.reshape(nodes, views, channels, len(rows))
-    for v in range(views):
+        weight_out = weights[f"{powers_of(layer)}.weight_out"]
+        rank = weight_out.shape[1] // (channels * len(rows))
+        weight_out = weight_out.reshape(nodes, rank, channels, len(rows))
+    for v in range(rank):
         u = np.ones((nodes, channels, len(irs)))
         if weight_in is not None:
-            u = GAIN_IN * weight_in.reshape(nodes, views, channels, len(irs))[:, v]
+            u = GAIN_IN * weight_in.reshape(nodes, rank, channels, len(irs))[:, v]
         g = {ir: u[:, :, i, None] * f[ir] / math.sqrt(ir.dim) for i, ir in enumerate(irs)}
         result = g
         for nu in range(2, layer.contraction_degree + 1):
@@ -220,15 +222,15 @@ def parity_many_body(layer, x, elements):
             result = grown
             for i, ((n, ir), scale) in enumerate(rows.items()):
                 if n == nu:
-                    w = GAIN_OUT * scale * weight_out[:, v, :, i, None] / math.sqrt(views)
+                    w = GAIN_OUT * scale * weight_out[:, v, :, i, None] / math.sqrt(rank)
                     out[ir] += w * result[ir]
             for ir in irs_out:
                 assert (nu, ir) in rows or np.abs(result.get(ir, 0)).max() < 1e-10
     return np.concatenate([part.reshape(nodes, -1) for part in out.values()], axis=1)
 
 
-def add_chains(layer, out, f, elements):
-    """Chains of products of ``nested``, path by path; ``f`` and ``out`` by irrep."""
+def add_nested(layer, out, f, elements):
+    """Nested products of ``nested``, path by path; ``f`` and ``out`` by irrep."""
     names = {n for n in layer.state_dict() if ".steps." in n}
     if not names:
         return
@@ -239,7 +241,7 @@ def add_chains(layer, out, f, elements):
     nodes, channels = f[irs[0]].shape[:2]
     natural, pseudo = (tuple(sorted(ir.l for ir in irs if kind(ir) == k)) for k in (0, 1))
     lmax = max(ir.l for ir in irs + irs_out)
-    # Forward: what chains give; backward: what of it the later products and outputs need.
+    # Forward: what products give; backward: what of it the later products and outputs need.
     given, terms = [set(irs)], []
     for n in range(2, count + 2):
         found = {
@@ -263,20 +265,20 @@ def add_chains(layer, out, f, elements):
         tables.insert(0, coupled(given[n - 1], irs, wanted, layer.antisymmetric, same=n == 1))
         needed = {path[0] for path in tables[0]}
     used = [[ordered({path[i] for path in t}) for i in range(3)] for t in tables]
-    views = weights["0.weight_in"].shape[1] // (channels * len(used[0][0] + used[0][1]))
-    state = {ir: np.stack([x] * views, axis=1) for ir, x in f.items()}
+    rank = weights["0.weight_in"].shape[1] // (channels * len(used[0][0] + used[0][1]))
+    state = {ir: np.stack([x] * rank, axis=1) for ir, x in f.items()}
     for n, (table, (first, second, _)) in enumerate(zip(tables, used, strict=True)):
-        w = weights[f"{n}.weight_in"].reshape(nodes, views, channels, -1, 1) * GAIN_IN
+        w = weights[f"{n}.weight_in"].reshape(nodes, rank, channels, -1, 1) * GAIN_IN
         a = {ir: w[..., i, :] * state[ir] for i, ir in enumerate(first)}
         b = {ir: w[..., len(first) + i, :] * f[ir][:, None] for i, ir in enumerate(second)}
         state = {}
         for (i, j, k), t in table.items():
             state[k] = state.get(k, 0) + np.einsum("zvci,zvcj,ijk->zvck", a[i], b[j], t)
         if terms[n]:
-            w = weights[f"{n}.weight_out"].reshape(nodes, views, channels, -1, 1)
+            w = weights[f"{n}.weight_out"].reshape(nodes, rank, channels, -1, 1)
             for i, (ir, scale) in enumerate(terms[n]):
                 part = (w[..., i, :] * state[ir]).sum(1)
-                out[ir] += GAIN_OUT * scale / math.sqrt(views) * part
+                out[ir] += GAIN_OUT * scale / math.sqrt(rank) * part
 
 
 def even(*irs):

@@ -69,12 +69,10 @@ def by_coefficients(lmax, x, attrs, radial):
 
 
 @pytest.mark.parametrize("lmax", range(1, 13))
-def test_grid_fourier_aligned_and_coefficients_agree(lmax):
+def test_grid_aligned_and_coefficients_agree(lmax):
     edges = 5
     irreps = natural(1, lmax)
-    grid, fourier = (
-        GauntConvolution(irreps, irreps, irreps, method=method) for method in ("grid", "fourier")
-    )
+    grid = GauntConvolution(irreps, irreps, irreps)
     aligned = AlignedConvolution(irreps, irreps, irreps)
     x, radial = torch.randn(edges, irreps.dim), torch.randn(edges, lmax + 1)
     vectors = torch.nn.functional.normalize(torch.randn(edges, 3), dim=1)
@@ -83,7 +81,6 @@ def test_grid_fourier_aligned_and_coefficients_agree(lmax):
     pairs = torch.arange(edges).repeat(2, 1)
     expected = grid(x, attrs, radial, pairs)
     errors = (
-        error(fourier(x, attrs, radial, pairs), expected),
         error(aligned(x, attrs, aligned_weights(lmax, radial), pairs), expected),
         error(by_coefficients(lmax, x, attrs, radial), expected),
     )
@@ -98,8 +95,7 @@ def test_float32_error_grows_slowly(lmax):
     angles = torch.tensor([0.3, 1.2, -2.0], dtype=torch.float64)
     matrix = -o3.angles_to_matrix(*angles)
     layers = (
-        GauntTensorProduct(irreps, irreps, irreps, "uuu", method="grid"),
-        GauntTensorProduct(irreps, irreps, irreps, "uuu", method="fourier"),
+        GauntTensorProduct(irreps, irreps, irreps, "uuu"),
         GauntManyBody(irreps, few, 3, cases.ELEMENTS),
         GauntManyBody(irreps, few, 3, cases.ELEMENTS, "nested"),
         AlignedConvolution(irreps, "0e+1o", irreps),

@@ -7,23 +7,22 @@ from gaunt_plugin.layers import (
     GauntManyBody,
     GauntSelfmix,
     GauntTensorProduct,
-    _bilinear,
-    _recompute,
 )
+from gaunt_plugin.ops import checkpointing
 
 from ..tolerances import assert_close
 from . import cases
 
 SMALL = {
-    "power": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, views=1),
+    "power": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, rank=1),
     "paper": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 4, cases.ELEMENTS, "paper"),
     "full": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, "full"),
     "nested": lambda: GauntManyBody("0e+1o+2e", "0e+1o", 3, cases.ELEMENTS, "nested", 1),
     "nested brackets": lambda: GauntManyBody(
         "0e+1o+2e", "1e+2o", 3, cases.ELEMENTS, "nested", 1, antisymmetric=True
     ),
-    "gaps": lambda: GauntManyBody("1o+3o", "0e+2e", 2, cases.ELEMENTS, views=1),
-    "power parities": lambda: GauntManyBody("1e+0e+1o", "0o+1e", 3, cases.ELEMENTS, views=1),
+    "gaps": lambda: GauntManyBody("1o+3o", "0e+2e", 2, cases.ELEMENTS, rank=1),
+    "power parities": lambda: GauntManyBody("1e+0e+1o", "0o+1e", 3, cases.ELEMENTS, rank=1),
     "gaunt": lambda: GauntConvolution("0e+1o", "0e+1o+2e", "0e+1o+2e"),
     "aligned": lambda: AlignedConvolution("0e+1o+2e", "1o", "1o+2e"),
     "aligned scalars": lambda: AlignedConvolution("0e", "0e+1o+2e", "0e+2e"),
@@ -155,10 +154,9 @@ def test_hessians_in_one_sweep(name):
     assert_close(matrix, matrix.T, "oracle")
 
 
-@pytest.mark.parametrize("method", ["grid", "fourier"])
-def test_products_of_many_rows(method, monkeypatch):
+def test_products_of_many_rows(monkeypatch):
     """Made again block by block: the same values and derivatives, under vmap too."""
-    layer = GauntTensorProduct("1o+1e", "1o+1e", "0e+1o+1e", "uuu", method=method)
+    layer = GauntTensorProduct("1o+1e", "1o+1e", "0e+1o+1e", "uuu")
     x, y = (torch.randn(3, 6, requires_grad=True) for _ in range(2))
 
     def results():
@@ -172,8 +170,8 @@ def test_products_of_many_rows(method, monkeypatch):
         return [energy, *first, *second, *third, row(torch.eye(18).view(18, 3, 6))]
 
     expected = results()
-    monkeypatch.setattr(_bilinear, "LARGE", 0)
-    monkeypatch.setitem(_recompute._BLOCK, "cpu", 2 * layer.product.nodes)
+    monkeypatch.setattr(checkpointing, "LARGE", 0)
+    monkeypatch.setitem(checkpointing.BLOCK, "cpu", 2 * layer.product.nodes)
     for actual, value in zip(results(), expected, strict=True):
         assert_close(actual, value, "oracle")
     inputs = [x, y, layer.weight.detach().clone().requires_grad_()]

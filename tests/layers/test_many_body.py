@@ -89,7 +89,7 @@ def span(ir, order, parametrization, samples=24, **options):
     vandermonde = torch.stack([scales**k for k in range(order + 1)], dim=1)
     columns = []
     for _ in range(samples):
-        layer = GauntManyBody(LS, ir, order, 1, parametrization, views=1, **options)
+        layer = GauntManyBody(LS, ir, order, 1, parametrization, rank=1, **options)
         with torch.no_grad():
             y = torch.stack([layer(s * x, torch.ones(8, 1)).flatten() for s in scales])
         columns.append(torch.linalg.lstsq(vandermonde, y).solution[order])

@@ -49,10 +49,10 @@ def many_body_layers(draw, parametrization):
     ls, mul = draw(DEGREES), draw(MULTIPLICITY)
     correlation = draw(st.integers(1, 3 if parametrization == "full" else 4))
     out = draw(st.sets(st.sampled_from(reachable(ls, correlation)), min_size=1).map(sorted))
-    elements, views = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    elements, rank = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     torch.manual_seed(draw(SEED))
     return GauntManyBody(
-        irreps(ls, mul), irreps(out, mul), correlation, elements, parametrization, views
+        irreps(ls, mul), irreps(out, mul), correlation, elements, parametrization, rank
     )
 
 
@@ -83,7 +83,7 @@ def test_products_of_both_parities(irs, parametrization, correlation, mul, seed)
     both = [o3.Irreps([(mul, ir) for ir in side]) for side in (irs, out)]
     brackets = parametrization == "brackets"
     name = "nested" if brackets else parametrization
-    layer = GauntManyBody(*both, correlation, 2, name, views=2, antisymmetric=brackets)
+    layer = GauntManyBody(*both, correlation, 2, name, rank=2, antisymmetric=brackets)
     elements = torch.tensor([0, 1, 1])
     one_hot = torch.nn.functional.one_hot(elements, 2).to(torch.float64)
     x = torch.randn(3, mul, sum(ir.dim for ir in irs))

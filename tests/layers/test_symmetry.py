@@ -14,11 +14,11 @@ from . import cases
 from .cases import both, natural
 
 HIGH = {
-    "power, lmax 8": lambda: GauntManyBody(natural(2, 8), natural(2, 8), 2, 3, views=2),
+    "power, lmax 8": lambda: GauntManyBody(natural(2, 8), natural(2, 8), 2, 3, rank=2),
     "full, lmax 8": lambda: GauntManyBody(natural(2, 8), natural(2, 8), 2, 3, "full"),
     "gaunt, lmax 8": lambda: GauntConvolution(natural(2, 8), natural(1, 8), natural(2, 8)),
     "aligned, lmax 8": lambda: AlignedConvolution(natural(2, 8), natural(1, 1), natural(2, 8)),
-    "power, correlation 8": lambda: GauntManyBody(natural(2, 2), natural(2, 2), 8, 3, views=2),
+    "power, correlation 8": lambda: GauntManyBody(natural(2, 2), natural(2, 2), 8, 3, rank=2),
     "nested, correlation 8": lambda: GauntManyBody(
         both(2, 1), both(2, 2), 8, 3, "nested", 1, antisymmetric=True
     ),

@@ -46,7 +46,6 @@ def layers(draw):
         rank=draw(st.sampled_from([None, 1, 3])),
         antisymmetric=antisymmetric,
         shared_weights=draw(st.booleans()),
-        method=draw(st.sampled_from(["grid", "fourier"])),
     )
 
 
@@ -70,18 +69,6 @@ def test_oracles_brackets_are_antisymmetric_coefficients():
     for l1, l2 in itertools.product(range(5), repeat=2):
         for l3, table in oracles.bracket(l1, l2).items():
             assert_close(sphere.antisymmetric(l1, l2, l3), table, "span")
-
-
-@pytest.mark.parametrize("lmax", range(1, 13))
-def test_fourier_equals_grid(lmax):
-    irreps = o3.Irreps([(1, (l, p)) for l in range(lmax + 1) for p in (1, -1)])
-    out = irreps if lmax < 6 else o3.Irreps([(mul, ir) for mul, ir in irreps if ir.l % 3 == 0])
-    grid, fourier = (
-        GauntTensorProduct(irreps, irreps, out, rank=1, method=method)
-        for method in ("grid", "fourier")
-    )
-    x, y = torch.randn(3, irreps.dim), torch.randn(3, irreps.dim)
-    assert_close(fourier(x, y, grid.weight), grid(x, y), "equivariance")
 
 
 def wigner(ir1, ir2, ir3):
@@ -294,7 +281,6 @@ def test_repr_counts_paths():
 BAD = {
     "mode": ({"mode": "uvu"}, r"'uvu'; possible: uvw, uuu"),
     "normalization": ({"irrep_normalization": "none"}, r"'none'; possible: component, norm"),
-    "method": ({"method": "cg"}, r"'cg'; possible: auto, grid, fourier"),
     "rank": ({"rank": 0}, r"rank .*got 0"),
     "internal": (
         {"shared_weights": False, "internal_weights": True},

@@ -1,11 +1,12 @@
 // gaunt_plugin: Gaunt tensor products for interatomic potentials.
 // Copyright (C) 2026 gaunt_plugin contributors. SPDX-License-Identifier: GPL-2.0-only
 
-// kernels/ops.py has the same operators in Python. The kernels lie in a library of their own: they
-// are compiled for processors that this one may not be.
+// ops/_operator.py has the same operators in Python, and their second derivatives. The kernels lie
+// in a library of their own: they are compiled for processors that this one may not be.
 #include "gaunt_ops.h"
 
-#include <ATen/Dispatch.h>
+#include "operators.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -15,7 +16,6 @@
 #include <cstdlib>
 #include <dlfcn.h>
 #include <optional>
-#include <type_traits>
 #include <vector>
 
 namespace Gaunt {
@@ -24,117 +24,133 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+using Kernel = int(int64_t, const GauntArray *, int64_t, int64_t, GauntMatmul, char *);
+
 static void *kernels = nullptr;
 
-// What all passes of a kernel share; an index that is not defined is none.
-struct Call {
-  std::string kernel;
-  std::vector<int64_t> sizes;
-  Tensor program, index;
-};
-
-// kernels.h has the interface.
-static void run(const Call &call, std::vector<Tensor> inputs, const std::vector<Tensor> &outputs)
+static at::ScalarType scalar_type(int64_t type)
 {
-  TORCH_CHECK(inputs.size() <= 7 && outputs.size() <= 5 && call.program.scalar_type() == at::kLong,
-              "no call of the kernel ", call.kernel);
-  for (auto &input : inputs) {
-    TORCH_CHECK(input.is_cpu() && input.scalar_type() == inputs[0].scalar_type(),
-                "arrays of a kernel must be on the CPU and of one dtype");
-    input = input.contiguous();
-  }
-  const Tensor index = call.index.defined() ? call.index.to(at::kLong).contiguous() : Tensor();
-  auto sizes = call.sizes;
-  sizes.push_back(at::get_num_threads());
-  AT_DISPATCH_FLOATING_TYPES(inputs[0].scalar_type(), "gaunt kernel", [&] {
-    using Kernel = int(const int64_t *, const int64_t *, const int64_t *, const scalar_t *const *,
-                       scalar_t *const *);
-    const auto symbol = "gaunt_" + call.kernel + (std::is_same_v<scalar_t, float> ? "_f32" : "_f64");
-    auto *kernel = reinterpret_cast<Kernel *>(dlsym(kernels, symbol.c_str()));
-    TORCH_CHECK(kernel, "there is no kernel ", symbol);
-    const scalar_t *in[7] = {};
-    scalar_t *out[5] = {};
-    for (size_t i = 0; i < inputs.size(); ++i) in[i] = inputs[i].const_data_ptr<scalar_t>();
-    for (size_t i = 0; i < outputs.size(); ++i) out[i] = outputs[i].mutable_data_ptr<scalar_t>();
-    const auto *edges = index.defined() ? index.const_data_ptr<int64_t>() : nullptr;
-    const int failed = kernel(call.program.const_data_ptr<int64_t>(), sizes.data(), edges, in, out);
-    TORCH_CHECK_INDEX(!failed, "an edge's index is out of range");
-  });
+  return type == FLOAT32 ? at::kFloat : at::kDouble;
 }
 
-// kernels/radial.py: the convolution with weights that are made for a block of edges at a time.
-// With a gradient g also those of <g, forward>, in the order of the inputs.
-static void run_radial(const Call &call, const std::vector<Tensor> &inputs, const Tensor &g,
-                       const std::vector<Tensor> &outputs, bool needs_mixing)
+static int matmul(int64_t type, int64_t transpose_a, int64_t transpose_b, int64_t m, int64_t n,
+                  int64_t k, const void *a, const void *b, void *c, int64_t accumulate)
 {
-  const auto &hidden = inputs[2], &mixing = inputs[3];
-  const int64_t edges = hidden.size(0), width = mixing.size(1);
-  const int64_t block = (int64_t{1} << 19) * at::get_num_threads() / std::max<int64_t>(1, width);
-  const int64_t rows = std::max<int64_t>(1, block);
-  Call part{"convolution", call.sizes, call.program, {}};
-  for (int64_t begin = 0; begin < edges; begin += rows) {
-    const int64_t end = std::min(begin + rows, edges);
-    part.sizes[1] = end - begin;
-    part.index = call.index.slice(1, begin, end);
-    const auto h = hidden.slice(0, begin, end), w = at::mm(h, mixing);
-    const auto entries = inputs[1].slice(0, begin, end);
-    if (!g.defined()) {
-      run(part, {inputs[0], entries, w}, outputs);
-      continue;
-    }
-    const auto of_w = at::empty_like(w);
-    run(part, {inputs[0], entries, w, g}, {outputs[0], outputs[1].slice(0, begin, end), of_w});
-    auto of_hidden = outputs[2].slice(0, begin, end);
-    at::mm_out(of_hidden, of_w, mixing.t());
-    if (needs_mixing) outputs[3].addmm_(h.t(), of_w);
+  try {
+    const auto matrix = [&](const void *data, bool transpose, int64_t rows, int64_t columns) {
+      const auto options = at::TensorOptions().dtype(scalar_type(type));
+      auto *memory = const_cast<void *>(data);
+      return transpose ? at::from_blob(memory, {columns, rows}, options).t()
+                       : at::from_blob(memory, {rows, columns}, options);
+    };
+    auto out = matrix(c, false, m, n);
+    at::addmm_out(out, out, matrix(a, transpose_a, m, k), matrix(b, transpose_b, k, n),
+                  accumulate ? 1 : 0);
+    return 0;
+  } catch (...) {    // it can't pass through C
+    return 1;
   }
 }
 
-static bool is_radial(const Call &call) { return call.kernel == "radial_convolution"; }
+// A tensor that isn't defined is left out.
+static GauntArray array_of(const Tensor &tensor)
+{
+  if (!tensor.defined()) return {nullptr, FLOAT32, -1, {}};
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK(tensor.is_cpu() && tensor.dim() <= 4 &&
+                  (type == at::kFloat || type == at::kDouble || type == at::kLong),
+              "kernels take arrays of float32, float64 or int64 on the CPU");
+  GauntArray array{tensor.data_ptr(), type == at::kLong ? INT64 : type == at::kFloat ? FLOAT32 : FLOAT64,
+                   tensor.dim(), {}};
+  std::copy(tensor.sizes().begin(), tensor.sizes().end(), array.sizes);
+  return array;
+}
 
-// A kernel with its gradient; MD needs no more.
-struct Fused : torch::autograd::Function<Fused> {
-  static Tensor forward(AutogradContext *context, const Call &call,
-                        const std::vector<int64_t> &shape, at::TensorList inputs)
+// operators.h has the order of the arrays.
+static void run(const std::string &name, GauntPass pass, std::vector<Tensor> tensors)
+{
+  auto *kernel = reinterpret_cast<Kernel *>(dlsym(kernels, ("gaunt_" + name).c_str()));
+  TORCH_CHECK(kernel, "there is no kernel ", name);
+  std::vector<GauntArray> arrays;
+  for (auto &tensor : tensors) {
+    if (tensor.defined()) tensor = tensor.contiguous();    // results are
+    arrays.push_back(array_of(tensor));
+  }
+  char message[512] = "";
+  const int status = kernel(pass, arrays.data(), static_cast<int64_t>(arrays.size()),
+                            at::get_num_threads(), &matmul, message);
+  if (status == OUT_OF_MEMORY) throw std::bad_alloc();
+  if (status == WRONG_INDEX) TORCH_CHECK_INDEX(false, message);
+  TORCH_CHECK(status == OK, "gaunt::", name, ": ", message);
+}
+
+// An operator with its gradient; MD needs no more. `tensors` are the operands, the edges if there
+// are some, and the constants.
+struct Operator : torch::autograd::Function<Operator> {
+  static Tensor forward(AutogradContext *context, const std::string &name, int64_t operands,
+                        const std::vector<int64_t> &shape, at::TensorList tensors)
   {
-    context->saved_data["kernel"] = call.kernel;
-    context->saved_data["sizes"] = call.sizes;
-    context->saved_data["program"] = call.program;
-    context->saved_data["index"] = call.index;
-    context->save_for_backward(inputs.vec());
-    const Tensor out = at::zeros(shape, inputs[0].options());    // some kernels add
-    if (is_radial(call))
-      run_radial(call, inputs.vec(), {}, {out}, false);
-    else
-      run(call, inputs.vec(), {out});
+    context->saved_data["name"] = name;
+    context->saved_data["operands"] = operands;
+    context->save_for_backward(tensors.vec());
+    const Tensor out = at::empty(shape, tensors[0].options());
+    std::vector<Tensor> arrays{tensors.back()};
+    arrays.insert(arrays.end(), tensors.begin(), tensors.end() - 1);
+    arrays.push_back(out);
+    run(name, FORWARD, arrays);
     return out;
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients)
   {
     TORCH_CHECK(!at::GradMode::is_enabled(), "kernels have no second derivatives in C++");
-    auto &data = context->saved_data;
-    const Call call{data["kernel"].toStringRef(), data["sizes"].toIntVector(),
-                    data["program"].toTensor(), data["index"].toTensor()};
-    variable_list inputs = context->get_saved_variables(), out;
-    for (const auto &input : inputs) out.push_back(at::zeros(input.sizes(), input.options()));
-    if (is_radial(call)) {
-      run_radial(call, inputs, gradients[0], out, context->needs_input_grad(3));
-    } else {
-      inputs.push_back(gradients[0]);
-      run(call, inputs, out);
+    const auto tensors = context->get_saved_variables();
+    const auto operands = context->saved_data["operands"].toInt();
+    std::vector<Tensor> arrays{tensors.back()};
+    arrays.insert(arrays.end(), tensors.begin(), tensors.end() - 1);
+    arrays.push_back(gradients[0]);
+    variable_list out(3);    // name, number and shape have none
+    for (size_t k = 0; k < tensors.size(); ++k) {
+      const bool is_operand = static_cast<int64_t>(k) < operands;
+      // Kernels can leave out the gradient of the last of several operands.
+      const bool needed = operands == 1 || static_cast<int64_t>(k) < operands - 1 ||
+          context->needs_input_grad(k);
+      Tensor of_tensor;
+      if (is_operand && needed && tensors[k].defined())
+        of_tensor = at::empty(tensors[k].sizes(), tensors[k].options());
+      if (is_operand) arrays.push_back(of_tensor);
+      out.push_back(of_tensor);
     }
-    out.insert(out.begin(), 2, Tensor());    // call and shape have none
+    run(context->saved_data["name"].toStringRef(), BACKWARD, arrays);
     return out;
   }
 };
 
-static Tensor fused(c10::string_view kernel, const Tensor &program, at::IntArrayRef sizes,
-                    at::IntArrayRef shape, const std::optional<Tensor> &index,
-                    at::TensorList inputs)
+static Tensor apply(const char *name, int64_t operands, std::vector<int64_t> shape,
+                    const std::vector<Tensor> &tensors)
 {
-  const Call call{std::string(kernel), sizes.vec(), program, index.value_or(Tensor())};
-  return Fused::apply(call, shape.vec(), inputs);
+  return Operator::apply(std::string(name), operands, shape, at::TensorList(tensors));
+}
+
+static Tensor convolution(const Tensor &node_feats, const Tensor &frames, const Tensor &weights,
+                          const std::optional<Tensor> &mixing, const Tensor &edge_index,
+                          const Tensor &constants, int64_t width)
+{
+  return apply("convolution", 4, {node_feats.size(0), width, node_feats.size(2)},
+               {node_feats, frames, weights, mixing.value_or(Tensor()), edge_index, constants});
+}
+
+static Tensor edge_frames(const Tensor &directions, const Tensor &constants, int64_t width)
+{
+  return apply("edge_frames", 1, {directions.size(0), width}, {directions, constants});
+}
+
+static Tensor powers(const Tensor &node_feats, const Tensor &weights_out,
+                     const std::optional<Tensor> &weights_in, const Tensor &constants,
+                     int64_t width)
+{
+  return apply("powers", 3, {node_feats.size(0), node_feats.size(1), width},
+               {node_feats, weights_out, weights_in.value_or(Tensor()), constants});
 }
 
 static std::string load_and_register()
@@ -146,7 +162,7 @@ static std::string load_and_register()
     return "this processor lacks AVX2";
 #endif
   // Python's, in the same process: they may have other kernels, or none.
-  if (c10::Dispatcher::singleton().findSchema({"gaunt::fused", ""}))
+  if (c10::Dispatcher::singleton().findSchema({"gaunt::convolution", ""}))
     return "gaunt_plugin has registered its own in this process";
   Dl_info info;
   if (dladdr(reinterpret_cast<void *>(&load_and_register), &info) == 0 || !info.dli_fname)
@@ -160,9 +176,14 @@ static std::string load_and_register()
     return reason ? reason : path;
   }
   static torch::Library library(torch::Library::FRAGMENT, "gaunt", std::nullopt, __FILE__, __LINE__);
-  library.def("fused(str kernel, Tensor program, SymInt[] sizes, SymInt[] shape, Tensor? index, "
-              "Tensor[] inputs) -> Tensor",
-              fused);
+  // Functions that only call autograd's, for all devices: Python may add kernels to the operators.
+  library.def("convolution(Tensor node_feats, Tensor frames, Tensor weights, Tensor? mixing, "
+              "Tensor edge_index, Tensor constants, int width) -> Tensor",
+              convolution);
+  library.def("edge_frames(Tensor directions, Tensor constants, int width) -> Tensor", edge_frames);
+  library.def("powers(Tensor node_feats, Tensor weights_out, Tensor? weights_in, Tensor constants, "
+              "int width) -> Tensor",
+              powers);
   return "";
 }
 

@@ -1,0 +1,1 @@
+"""Products of a feature with itself, symmetric contraction: a file per parametrisation."""

@@ -1,0 +1,19 @@
+"""Operations of the layers: a plain form in torch, and operators with compiled kernels.
+
+Layers call an operation; it alone decides what runs.
+
+* :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`Powers`: with operators ``gaunt::...``
+  (``_operator``: schema, shapes, derivatives, ``vmap``, autocast), whose kernels lie in ``cpu``
+* :class:`ProjectedPowers` and others without a kernel: ``checkpointing`` makes their intermediates
+  again in every pass
+
+A kernel for another device is one more implementation of the operators
+``gaunt::NAME``, ``gaunt::NAME_backward`` and ``gaunt::NAME_double_backward``.
+"""
+
+from gaunt_plugin.ops.convolution import EdgeConvolution
+from gaunt_plugin.ops.edge_frames import EdgeFrames
+from gaunt_plugin.ops.operation import operators_in_programs
+from gaunt_plugin.ops.powers import Powers, ProjectedPowers
+
+__all__ = ["EdgeConvolution", "EdgeFrames", "Powers", "ProjectedPowers", "operators_in_programs"]

@@ -1,0 +1,291 @@
+"""Operators of torch whose kernels know their first and second derivatives.
+
+An operation is three torch operators, for example::
+
+    gaunt::powers(node_feats, weights_out, weights_in, constants, width) -> result
+    gaunt::powers_backward(grad, <the same>, needs) -> gradient of each operand
+    gaunt::powers_double_backward(<directions>, grad, <the same>, needs)
+        -> gradients of <directions, gradients> with respect to grad and each operand
+
+``constants`` describes the layer (cpu/operators.h), ``width`` is a size of the result, and
+``needs`` says which gradients are wanted: the others are empty tensors. Third derivatives are
+autograd's, of the plain form. ``vmap`` calls an operator once per element of the batch. Programs
+that hold the operators need them where they are loaded: importing :mod:`gaunt_plugin.ops` registers
+them in Python, and ``pair_style gaunt`` in C++ (values and first derivatives).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+
+import torch
+
+from gaunt_plugin.ops import checkpointing
+from gaunt_plugin.ops.cpu.build import library
+from gaunt_plugin.ops.cpu.call import BACKWARD, DOUBLE_BACKWARD, DTYPES, FORWARD, call
+
+# A package of NequIP holds a copy of this code; the operators are the installed gaunt_plugin's.
+_IN_PACKAGE = __name__.startswith("<torch_package")
+# Another one when schemas or constants change.
+INTERFACE = 1
+_LIBRARY = None if _IN_PACKAGE else torch.library.Library("gaunt", "FRAGMENT")
+
+
+class Operator:
+    """``gaunt::NAME`` with its derivatives.
+
+    Args:
+        name: of the operator.
+        operands: names of the differentiable operands. The last one may be left out if its name
+            ends with ``?``.
+        shape: of the result, from the operands and ``width``.
+        plain: makes the plain form from the constants and a tensor of the dtype and the device: a
+            differentiable function of the operands and ``edge_index``.
+        edges: whether ``edge_index`` follows the operands.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        operands: Sequence[str],
+        shape: Callable,
+        plain: Callable,
+        edges: bool = False,
+    ) -> None:
+        self.name, self.count, self.shape, self.plain = name, len(operands), shape, plain
+        types = ["Tensor?" if o.endswith("?") else "Tensor" for o in operands]
+        names = [o.rstrip("?") for o in operands]
+        arguments = [f"{t} {n}" for t, n in zip(types, names)]
+        arguments += [*["Tensor edge_index"] * edges, "Tensor constants", "int width"]
+        self.schemas = [
+            f"({', '.join(arguments)}) -> Tensor",
+            f"(Tensor grad, {', '.join(arguments)}, bool[] needs) -> {_tensors(self.count)}",
+            f"({', '.join(f'Tensor? direction_of_{n}' for n in names)}, Tensor grad, "
+            f"{', '.join(arguments)}, bool[] needs) -> {_tensors(1 + self.count)}",
+        ]
+        if not _IN_PACKAGE:
+            self._register()
+
+    def __call__(self, *arguments) -> torch.Tensor:
+        """With the operands, edge_index if there is one, constants and width."""
+        return getattr(torch.ops.gaunt, self.name)(*arguments)
+
+    # The kernel's passes, as implementations for the CPU.
+
+    def _forward(self, *arguments):
+        out = self._fake_forward(*arguments)
+        *tensors, constants, _ = arguments
+        call(self.name, FORWARD, [constants, *tensors, out])
+        return out
+
+    def _backward(self, grad, *arguments):
+        *tensors, constants, _, needs = arguments
+        out = self._gradients(tensors, needs)
+        call(self.name, BACKWARD, [constants, *tensors, grad, *out])
+        return _one_or_more(self._wanted(grad, out, needs))
+
+    def _double_backward(self, *arguments):
+        directions, grad = arguments[: self.count], arguments[self.count]
+        *tensors, constants, _, needs = arguments[self.count + 1 :]
+        # Kernels know a direction that is left out, zero, only of the last of several operands.
+        directions = [
+            torch.zeros_like(t) if v is None and k < max(1, self.count - 1) else v
+            for k, (v, t) in enumerate(zip(directions, tensors))
+        ]
+        out = [_rows_like(grad), *self._gradients(tensors, needs)]
+        call(self.name, DOUBLE_BACKWARD, [constants, *tensors, grad, *directions, *out])
+        return out[0], *self._wanted(grad, out[1:], needs)
+
+    def _gradients(self, tensors, needs):
+        """Arrays for gradients; kernels can leave out that of the last operand."""
+        out = [None if t is None else _rows_like(t) for t in tensors[: self.count]]
+        if self.count > 1 and not needs[-1]:
+            out[-1] = None
+        return out
+
+    @staticmethod
+    def _wanted(like, gradients, needs):
+        """What is not wanted is an empty tensor: operators can't return None."""
+        return [g if need else like.new_empty(0) for g, need in zip(gradients, needs)]
+
+    # The shapes, for tensors without memory.
+
+    def _fake_forward(self, *arguments):
+        return arguments[0].new_empty(self.shape(arguments[: self.count], arguments[-1]))
+
+    def _fake_backward(self, grad, *arguments):
+        return _one_or_more(self._fake_gradients(grad, *arguments))
+
+    def _fake_double_backward(self, *arguments):
+        grad, *arguments = arguments[self.count :]
+        return _rows_like(grad), *self._fake_gradients(grad, *arguments)
+
+    def _fake_gradients(self, grad, *arguments):
+        *tensors, _, _, needs = arguments
+        return self._wanted(grad, [t if t is None else _rows_like(t) for t in tensors], needs)
+
+    # The derivatives.
+
+    def _save(self, ctx, inputs, output):
+        *tensors, ctx.width = inputs
+        ctx.save_for_backward(*tensors)
+
+    def _derivative(self, ctx, grad):
+        tensors = ctx.saved_tensors  # once: checkpointing unpacks them only once
+        needs = self._needs(ctx, tensors, 0)
+        found = self._call("_backward", grad, *tensors, ctx.width, needs)
+        return self._returned(found, needs, tensors, 1)
+
+    def _save_backward(self, ctx, inputs, output):
+        *tensors, ctx.width, ctx.needs = inputs
+        ctx.save_for_backward(*tensors)
+
+    def _second_derivative(self, ctx, *directions):
+        grad, *tensors = ctx.saved_tensors
+        directions = [v if need else None for v, need in zip(directions, ctx.needs)]
+        needs = self._needs(ctx, tensors, 1)
+        of_grad, *found = self._call(
+            "_double_backward", *directions, grad, *tensors, ctx.width, needs
+        )
+        return of_grad, *self._returned(found, needs, tensors, 2)
+
+    def _third_derivative(self, ctx, *grads):
+        """By autograd, of the plain form."""
+        count = self.count
+        tensors = ctx.saved_tensors
+        directions, grad, operands = (
+            tensors[:count],
+            tensors[count],
+            tensors[count + 1 : 2 * count + 1],
+        )
+        *index, constants = tensors[2 * count + 1 :]
+        plain = self.plain(constants, grad)
+        grads = [g if need else None for g, need in zip(grads, [True, *ctx.needs])]
+        found = checkpointing.third(
+            lambda *now: plain(*now, *index), directions, grad, operands, grads
+        )
+        return *found, *[None] * (len(index) + 3)
+
+    def _call(self, suffix: str, *arguments):
+        found = getattr(torch.ops.gaunt, self.name + suffix)(*arguments)
+        return [found] if isinstance(found, torch.Tensor) else found
+
+    def _needs(self, ctx, tensors, first: int) -> list[bool]:
+        """Of each operand, whether this backward pass goes on to it: that for forces may not.
+
+        Args:
+            ctx: of the pass.
+            tensors: operands and what follows them.
+            first: how many arguments come before.
+        """
+        # The graph has an edge per argument that is a tensor.
+        edges = iter(ctx.next_functions[first:])
+        needs = []
+        for k, tensor in enumerate(tensors[: self.count]):
+            goes_on = tensor is not None and _goes_on_to(next(edges)[0])
+            needs.append(goes_on and ctx.needs_input_grad[first + k])
+        return needs
+
+    def _returned(self, found, needs, tensors, others: int):
+        """Gradients of all arguments: operands, other tensors, and ``others`` that are not."""
+        rest = len(tensors) - self.count + others
+        return *(g if need else None for g, need in zip(found, needs)), *[None] * rest
+
+    # What torch is told.
+
+    def _register(self) -> None:
+        passes = (
+            ("", self._forward, self._fake_forward, self._derivative, self._save),
+            (
+                "_backward",
+                self._backward,
+                self._fake_backward,
+                self._second_derivative,
+                self._save_backward,
+            ),
+            (
+                "_double_backward",
+                self._double_backward,
+                self._fake_double_backward,
+                self._third_derivative,
+                self._save_backward,
+            ),
+        )
+        for schema, (suffix, kernel, fake, derivative, save) in zip(self.schemas, passes):
+            name = f"gaunt::{self.name}{suffix}"
+            # pair_style gaunt may have defined it in this process; the rest is added to that.
+            if not hasattr(torch.ops.gaunt, self.name + suffix):
+                _LIBRARY.define(self.name + suffix + schema)
+            _LIBRARY.impl(self.name + suffix, kernel, "CPU")
+            torch.library.register_fake(name, fake, lib=_LIBRARY)
+            torch.library.register_autograd(name, derivative, setup_context=save, lib=_LIBRARY)
+            batched = checkpointing.one_by_one(getattr(torch.ops.gaunt, self.name + suffix))
+            torch.library.register_vmap(name, batched, lib=_LIBRARY)
+        for device in ("cpu", "cuda"):
+            name = f"gaunt::{self.name}"
+            torch.library.register_autocast(name, device, torch.float32, lib=_LIBRARY)
+
+
+def _tensors(count: int) -> str:
+    return f"({', '.join(['Tensor'] * count)})" if count > 1 else "Tensor"
+
+
+def _one_or_more(tensors):
+    return tuple(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def _rows_like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _goes_on_to(node) -> bool:
+    """Whether the backward pass in progress goes on to a node of the graph."""
+    if node is None:
+        return False
+    try:
+        # Private, and what torch.autograd.graph.register_multi_grad_hook asks.
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf whose gradient is asked for
+        return True
+
+
+def has_kernel(*tensors: torch.Tensor | None) -> bool:
+    """Whether the operators take these tensors here and now, with every derivative asked for.
+
+    There must be compiled kernels for ordinary tensors of one dtype, float32 or float64, on the
+    CPU. Derivatives in forward mode and the transforms of ``torch.func`` are those of plain torch.
+    """
+    there = [t for t in tensors if t is not None]
+    dtype = there[0].dtype
+    return (
+        dtype in DTYPES
+        and all(
+            type(t) in (torch.Tensor, torch.nn.Parameter)
+            and t.device.type == "cpu"
+            and t.layout == torch.strided
+            and (t.dtype == dtype or not t.is_floating_point())
+            for t in there
+        )
+        and checkpointing.works()
+        and kernels() is not None
+    )
+
+
+def kernels():
+    """The compiled kernels, if there are any and the operators that call them."""
+    if not _IN_PACKAGE:
+        return library()
+    installed = _installed()
+    return None if installed is None else installed.kernels()
+
+
+@functools.cache
+def _installed():
+    """Where this code runs inside of a package of NequIP: the installed one, if it fits."""
+    try:
+        installed = importlib.import_module("gaunt_plugin.ops._operator")
+    except ImportError:
+        return None
+    return installed if installed.INTERFACE == INTERFACE else None

@@ -1,0 +1,100 @@
+"""Calls of the compiled kernels, see operators.h."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from gaunt_plugin.ops.cpu.build import library
+
+FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
+DTYPES = (torch.float32, torch.float64)
+_TYPES = {torch.float32: 0, torch.float64: 1, torch.int64: 2}
+_ERRORS = {1: ValueError, 2: IndexError, 3: MemoryError, 4: RuntimeError}
+_FIELDS = 7  # of a GauntArray: address, type, number of axes, four sizes
+_LEFT_OUT = (0, 0, -1, 0, 0, 0, 0)
+_POINTER = {0: ctypes.c_float, 1: ctypes.c_double}
+_MATMUL = ctypes.CFUNCTYPE(
+    ctypes.c_int, *[ctypes.c_int64] * 6, *[ctypes.c_void_p] * 3, ctypes.c_int64
+)
+
+
+def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
+    """Run a pass of a kernel.
+
+    Args:
+        name: of the operator.
+        number: ``FORWARD``, ``BACKWARD`` or ``DOUBLE_BACKWARD``.
+        arrays: constants, operands, gradient, directions and results, in the order of operators.h;
+            results are contiguous and written to.
+
+    Raises:
+        ValueError: an array doesn't fit; the message names it.
+        IndexError: an index of an edge is out of range.
+        MemoryError: out of memory.
+        RuntimeError: the kernels are not built for this machine.
+    """
+    kernels = library()
+    if kernels is None:
+        raise RuntimeError(
+            "this model was compiled with calls of gaunt_plugin's CPU kernels, which are not built "
+            "for this machine: run gaunt-kernels build (and leave GAUNT_KERNELS=0 away)"
+        )
+    fields: list[int] = []
+    kept = []  # copies live until the kernel is done
+    for array in arrays:
+        if array is None:
+            fields += _LEFT_OUT
+            continue
+        kind = _TYPES.get(array.dtype)
+        if kind is None or array.device.type != "cpu" or array.dim() > 4:
+            raise ValueError(
+                "kernels take arrays of float32, float64 or int64 on the CPU, got one of "
+                f"{array.dtype} on {array.device} with {array.dim()} axes"
+            )
+        array = array.contiguous().resolve_neg()
+        kept.append(array)
+        sizes = array.shape
+        fields += (array.data_ptr(), kind, len(sizes), *sizes, *_LEFT_OUT[: 4 - len(sizes)])
+    message = ctypes.create_string_buffer(512)
+    status = getattr(kernels, f"gaunt_{name}")(
+        ctypes.c_int64(number),
+        (ctypes.c_int64 * len(fields))(*fields),
+        ctypes.c_int64(len(fields) // _FIELDS),
+        ctypes.c_int64(torch.get_num_threads()),
+        _matmul,
+        message,
+    )
+    if status:
+        text = message.value.decode(errors="replace")
+        raise _ERRORS.get(status, RuntimeError)(f"gaunt::{name}: {text}")
+
+
+@_MATMUL
+def _matmul(kind, transpose_a, transpose_b, m, n, k, a, b, c, accumulate) -> int:
+    """torch's product of matrices, for a kernel."""
+    try:
+        a = _matrix(kind, a, *((k, m) if transpose_a else (m, k)))
+        b = _matrix(kind, b, *((n, k) if transpose_b else (k, n)))
+        c = _matrix(kind, c, m, n)
+        with torch.no_grad():
+            torch.addmm(
+                c,
+                a.t() if transpose_a else a,
+                b.t() if transpose_b else b,
+                beta=int(accumulate != 0),
+                out=c,
+            )
+    except BaseException:  # it can't pass through C
+        return 1
+    return 0
+
+
+def _matrix(kind: int, address: int, rows: int, columns: int) -> torch.Tensor:
+    dtype = DTYPES[kind]
+    if rows * columns == 0:
+        return torch.empty(rows, columns, dtype=dtype)
+    memory = (_POINTER[kind] * (rows * columns)).from_address(address)
+    return torch.frombuffer(memory, dtype=dtype).view(rows, columns)

@@ -1,0 +1,303 @@
+"""The C++ kernels against the plain forms: values, first, second and third derivatives."""
+
+import copy
+import functools
+import pickle
+
+import pytest
+import torch
+
+from gaunt_plugin.layers import AlignedConvolution, GauntManyBody
+from gaunt_plugin.ops import EdgeFrames
+from gaunt_plugin.ops import convolution as ops_convolution
+
+from ..layers import cases
+from ..layers.test_derivatives import function_and_inputs
+from .passes import assert_same, derivatives, passes
+
+ALIGNED = [name for name in cases.BUILD if name.startswith("aligned")]
+FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
+
+
+def three_passes(name):
+    return [(name, number) for number in range(3)]
+
+
+def of(calls, name):
+    return [call for call in calls if call[0] == name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("channels", [1, 11, 32, 71])  # whole vectors of channels and rests
+@pytest.mark.parametrize(
+    ("irreps_in", "irreps_out"),
+    [
+        ("0e", "0e+1o+2e+3o"),
+        ("0e+0o", "0e+1o+1e+2e"),
+        ("0e+1o+2e+3o", "0e+1o+2e+3o"),
+        ("1o+3o", "0e+2e"),
+        ("0e+1o", "0e+1o+2e+3o"),
+        ("0e+1o+1e", "0e+0o+1o+1e+2e+3o+3e"),
+    ],
+)
+def test_convolution(irreps_in, irreps_out, channels, dtype, kernels, calls):
+    many = lambda irreps: "+".join(f"{channels}x{ir}" for ir in irreps.split("+"))  # noqa: E731
+    layer = AlignedConvolution(many(irreps_in), "0e+1o+2e+3o", many(irreps_out)).to(dtype)
+    x, vectors, weights, index = cases.inputs(layer, nodes=6, edges=25)
+    index[1, index[1] == 2] = 3  # a node that nothing arrives at
+    inputs = [t.to(dtype) for t in (x, vectors, weights)]
+    run = lambda *inputs: cases.run(layer, (*inputs, index))  # noqa: E731
+    found = passes(run, inputs)
+    assert of(calls, "convolution") == three_passes("convolution")
+    kernels(False)
+    calls.clear()
+    assert_same(found, passes(run, inputs), "program" if dtype == torch.float64 else "program32")
+    assert not calls
+
+
+@pytest.mark.parametrize(("lmax", "mmax"), [(0, 0), (1, 0), (1, 1), (2, 1), (3, 3), (4, 2), (6, 6)])
+def test_edge_frames(lmax, mmax, kernels, calls):
+    frames = EdgeFrames(lmax, mmax)
+    directions = torch.nn.functional.normalize(torch.randn(13, 3), dim=1)
+    directions[:3] = torch.tensor([[0.0, 1, 0], [0, -1, 0], [0, 0, 0]])  # poles, no direction
+    if lmax == 0:
+        found, wanted = [frames(directions)], lambda: [frames(directions)]
+    else:
+        found, wanted = passes(frames, [directions]), lambda: passes(frames, [directions])
+    assert calls
+    kernels(False)
+    assert_same(found, wanted())
+
+
+ELEMENTS = 3
+# irreps, correlation, parametrization, rank, channels, nodes
+POWERS = {
+    "power": ("0e+1o+2e+3o", "0e+1o+2e", 3, "power", 4, 20, 3),
+    "rank 1": ("0e+1o+2e", "0e+1o", 4, "power", 1, 8, 2),
+    "rank 3, gaps": ("1o+3o", "0e+2e", 2, "power", 3, 9, 3),
+    "even only": ("0e+2e", "0e+2e+4e", 3, "power", 2, 3, 5),
+    "odd output only": ("0e+1o", "1o", 2, "power", 2, 5, 2),
+    "odd input only": ("1o", "1o+3o", 3, "paper", 1, 5, 2),
+    "paper": ("0e+1o+2e", "0e+1o", 5, "paper", 1, 13, 2),
+    "paper, even only": ("0e+2e", "0e+2e", 3, "paper", 1, 4, 2),
+    "nested, many outputs": ("0e+1o+2e", "0e+1o+2e+3o+4e+5o+6e", 3, "nested", 3, 7, 2),
+    "correlation 8": ("0e+1o", "0e+1o", 8, "power", 2, 1, 2),
+    "one node": ("0e+1o+2e+3o", "0e+1o", 3, "power", 4, 16, 1),
+    "no nodes": ("0e+1o", "0e+1o", 3, "power", 4, 8, 0),
+}
+
+
+def many_body(name):
+    """The terms that are powers, features and attributes."""
+    irreps_in, irreps_out, correlation, parametrization, rank, channels, nodes = POWERS[name]
+    many = ["+".join(f"{channels}x{ir}" for ir in s.split("+")) for s in (irreps_in, irreps_out)]
+    layer = GauntManyBody(*many, correlation, ELEMENTS, parametrization, rank)
+    terms = (layer.product.powers if parametrization == "nested" else layer.product).terms
+    return terms, torch.randn(nodes, channels, layer.dims_in), torch.rand(nodes, ELEMENTS)
+
+
+def of_all(module, x, node_attrs, compare=passes):
+    """Derivatives in all that a module depends on."""
+    inputs = [x, node_attrs, *module.parameters()]
+    return compare(lambda x, node_attrs, *_: module(x, node_attrs), inputs)
+
+
+@pytest.mark.parametrize("name", POWERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_powers(name, dtype, calls, kernels):
+    terms, x, node_attrs = (part.to(dtype) for part in many_body(name))
+    ours = of_all(terms, x, node_attrs)
+    assert calls == three_passes("powers")
+    kernels(False)
+    plain = of_all(terms, x, node_attrs)
+    assert len(calls) == 3
+    assert_same(ours, plain, "program" if dtype == torch.float64 else "program32")
+
+
+@pytest.mark.parametrize("name", ["aligned", "aligned scalars", "power", "paper"])
+def test_derivatives_by_differences(name, kernels, calls):
+    function, inputs = function_and_inputs(name)
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=name in ("power", "paper"))
+    assert {number for _, number in calls} == {FORWARD, BACKWARD, DOUBLE_BACKWARD}
+
+
+@pytest.mark.parametrize("name", ["aligned", "aligned scalars", "power", "paper", "nested"])
+def test_third_derivatives(name, kernels, calls):
+    function, inputs = function_and_inputs(name)
+    found = derivatives(function, inputs)
+    assert calls
+    kernels(False)
+    assert_same(found, derivatives(function, inputs))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("name", ["aligned", "power"])
+def test_threads_give_the_same_numbers(name, threads, kernels):
+    function, inputs = function_and_inputs(name)
+    expected = passes(function, inputs)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = passes(function, inputs)
+    finally:
+        torch.set_num_threads(before)
+    # Sums over nodes are torch's: those of the weights of elements.
+    assert_same(found, expected, "exact" if name == "aligned" else "program")
+
+
+@pytest.mark.parametrize(("nodes", "edges"), [(0, 0), (1, 0), (3, 0), (1, 2)])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_few_nodes_and_edges(nodes, edges, mixed, kernels, calls, monkeypatch):
+    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    layer = cases.BUILD["aligned"]()
+    x, vectors, weights, index = cases.inputs(layer, nodes=max(nodes, 1), edges=edges)
+    inputs = [x[:nodes], vectors, weights]
+    if mixed:
+        inputs = [x[:nodes], vectors, torch.randn(edges, 3), torch.randn(3, weights.shape[1])]
+
+    def run(x, vectors, *factors):
+        _, attrs, *_ = cases.arguments(layer, (x, vectors, weights, index))
+        return layer(x, attrs, factors[0], index, *factors[1:])
+
+    found = passes(run, inputs)
+    assert ("convolution", FORWARD) in calls
+    kernels(False)
+    assert_same(found, passes(run, inputs))
+
+
+@pytest.mark.parametrize("name", ["aligned", "power"])
+def test_memory_layouts(name, kernels, calls):
+    layer = cases.BUILD[name]()
+    inputs = cases.inputs(layer)
+    expected = cases.run(layer, inputs)
+    strided = [t.t().contiguous().t() if t.dim() == 2 else t for t in inputs]
+    strided = [t.flip(-1).contiguous().flip(-1) if t.dim() == 3 else t for t in strided]
+    assert torch.equal(cases.run(layer, strided), expected)
+    if name == "aligned":
+        strided[3] = strided[3].to(torch.int32)
+        assert torch.equal(cases.run(layer, strided), expected)
+    negated = torch.view_as_complex(torch.stack([inputs[0] * 0, -inputs[0]], -1)).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(cases.run(layer, [negated, *inputs[1:]]), expected)
+    assert calls
+
+
+@pytest.mark.parametrize("name", [*ALIGNED, "power", "paper"])
+def test_copies_and_pickles_have_the_kernel(name, kernels, calls):
+    layer = cases.BUILD[name]()
+    inputs = cases.inputs(layer)
+    expected = cases.run(layer, inputs)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        calls.clear()
+        assert torch.equal(cases.run(other, inputs), expected)
+        assert calls
+
+
+@pytest.mark.parametrize("name", ["full", "gaunt", "linear", "power parities", "product"])
+def test_layers_without_a_kernel(name, kernels, calls):
+    layer = cases.BUILD[name]()
+    cases.run(layer, cases.inputs(layer))
+    assert not calls
+
+
+def test_other_dtypes_take_the_plain_form(kernels, calls):
+    layer = cases.BUILD["aligned"]().to(torch.bfloat16)
+    inputs = [t.bfloat16() if t.is_floating_point() else t for t in cases.inputs(layer)]
+    assert cases.run(layer, inputs).dtype == torch.bfloat16
+    assert not calls
+
+
+# Convolutions that apply the last layer of the radial network themselves.
+
+
+def layer_and_inputs(name, edges=10, width=3):
+    """A layer, arguments that are not indices, and the edges."""
+    layer = cases.BUILD[name]()
+    x, attrs, weights, index = cases.arguments(layer, cases.inputs(layer, edges=edges))
+    hidden, mixing = torch.randn(edges, width), torch.randn(width, weights.shape[1])
+    return layer, [x, attrs, hidden, mixing], index
+
+
+def apply(layer, index, x, attrs, hidden, mixing):
+    return layer(x, attrs, hidden, index, mixing)
+
+
+@pytest.mark.parametrize("name", cases.CONVOLUTIONS)
+def test_mixing_is_a_product_of_matrices(name):
+    layer, (x, attrs, hidden, mixing), index = layer_and_inputs(name)
+    expected = layer(x, attrs, hidden @ mixing, index)
+    found = [layer(x, attrs, hidden, index, mixing)]
+    program = torch.jit.script(layer)
+    found += [program(x, attrs, hidden, index, mixing), program(x, attrs, hidden @ mixing, index)]
+    assert_same(found, [expected] * 3)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("name", ALIGNED)
+def test_mixing(name, stored, kernels, calls, monkeypatch):
+    if not stored:
+        monkeypatch.setattr(ops_convolution, "STORED", 0)
+    layer, inputs, index = layer_and_inputs(name)
+    run = functools.partial(apply, layer, index)
+    found = passes(run, inputs)
+    third = derivatives(run, [t.requires_grad_() for t in inputs])
+    assert of(calls, "convolution")[:3] == three_passes("convolution")
+    kernels(False)
+    assert_same(found, passes(run, inputs))
+    assert_same(third, derivatives(run, inputs))
+
+
+def test_mixing_in_several_blocks_of_edges(kernels, monkeypatch):
+    """The kernel's blocks hold 2^19 weights per thread."""
+    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    layer = AlignedConvolution("64x0e+64x1o", "0e+1o", "64x0e+64x1o")
+    edges = 2 * (1 << 19) // layer.weight_numel + 100
+    x, attrs, _, index = cases.arguments(layer, cases.inputs(layer, nodes=4, edges=edges))
+    inputs = [x, attrs, torch.randn(edges, 2), torch.randn(2, layer.weight_numel)]
+    run = functools.partial(apply, layer, index)
+    found = passes(run, inputs)
+    kernels(False)
+    assert_same(found, passes(run, inputs))
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+def test_forces_leave_out_the_gradient_of_the_radial_layer(leaf, kernels, monkeypatch):
+    """What isn't asked for costs nothing; what is asked for comes, whatever the other passes."""
+    from gaunt_plugin.ops import _operator
+
+    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    layer, inputs, index = layer_and_inputs("aligned")
+    x, attrs, hidden, parameter = (t.requires_grad_() for t in inputs)
+    mixing = parameter if leaf else parameter * 2
+    needed, call = [], _operator.call
+
+    def record(name, number, arrays):
+        if (name, number) == ("convolution", BACKWARD):
+            needed.append(arrays[-1] is not None)
+        return call(name, number, arrays)
+
+    monkeypatch.setattr(_operator, "call", record)
+
+    def all_gradients():
+        out = apply(layer, index, x, attrs, hidden, mixing).sin().sum()
+        forces = torch.autograd.grad(out, attrs, create_graph=True)[0]
+        (forces.square().sum() + out).backward(retain_graph=not leaf)
+        found = [forces, *(t.grad for t in (x, attrs, hidden, parameter))]
+        x.grad = attrs.grad = hidden.grad = parameter.grad = None
+        return found
+
+    found = all_gradients()
+    assert needed == [False, True]
+    kernels(False)
+    assert_same(found, all_gradients())
+
+
+def test_bad_arguments():
+    layer, (x, attrs, hidden, mixing), index = layer_and_inputs("aligned")
+    with pytest.raises(ValueError, match=rf"mixing must be \[3, {layer.weight_numel}\], got \[3, "):
+        layer(x, attrs, hidden, index, mixing[:, 1:])
+    with pytest.raises(ValueError, match=r"weights must be \[10, 3\], got \[9, 3\]"):
+        layer(x, attrs, hidden[1:], index, mixing)
+    with pytest.raises(ValueError, match=r"weights and mixing .*one dtype.*float64 and .*float32"):
+        layer(x, attrs, hidden, index, mixing.float())
