@@ -14,9 +14,17 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 import environment  # noqa: E402
 
+PARTS = ("lammps", "layers", "ops", "sphere")
 # The long ones first, so that workers end together.
 TESTS = {
-    host: [f"tests/{host}", "tests/lammps", "tests/layers", "tests/sphere", "tests/test_*.py"]
+    host: [
+        f"tests/{host}",
+        "tests/lammps",
+        "tests/layers",
+        "tests/ops",
+        "tests/sphere",
+        "tests/test_*.py",
+    ]
     for host in ("mace", "nequip")
 }
 # Modules and classes stay together: they share trained models.

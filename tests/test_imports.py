@@ -1,4 +1,4 @@
-"""The arrows of the import graph: sphere, kernels <- layers <- mace, nequip <- lammps."""
+"""The arrows of the import graph: sphere <- ops <- layers <- mace, nequip <- lammps."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ HOSTS = {"mace", "nequip"}
 FORBIDDEN = {
     "": {"numpy", "scipy", "torch", "e3nn", *HOSTS},  # the modules directly in gaunt_plugin
     "sphere": {"torch", "e3nn", *HOSTS},
-    "kernels": {"scipy", "e3nn", *HOSTS},
+    "ops": {"scipy", "e3nn", *HOSTS},
     "layers": HOSTS,
     "mace": {"nequip"},
     "nequip": {"mace"},
@@ -25,11 +25,11 @@ FORBIDDEN = {
 ALLOWED = {
     "": {"", "mace"},  # the start-up hook hands over to gaunt_plugin.mace.plugins
     "sphere": {"", "sphere"},
-    "kernels": {"", "kernels"},
-    "layers": {"", "sphere", "kernels", "layers"},
-    "mace": {"", "sphere", "kernels", "layers", "mace"},
-    "nequip": {"", "sphere", "kernels", "layers", "nequip"},
-    "lammps": {"", "sphere", "kernels", "layers", "mace", "nequip", "lammps"},
+    "ops": {"", "sphere", "ops"},
+    "layers": {"", "sphere", "ops", "layers"},
+    "mace": {"", "sphere", "ops", "layers", "mace"},
+    "nequip": {"", "sphere", "ops", "layers", "nequip"},
+    "lammps": {"", "sphere", "ops", "layers", "mace", "nequip", "lammps"},
 }
 
 

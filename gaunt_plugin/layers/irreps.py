@@ -2,7 +2,7 @@
 
 Features of one multiplicity come in three layouts, all in the order of the irreps:
 
-* flat, ``[nodes, channels * sum(2l+1)]``: e3nn's and the hosts', irrep by irrep ``[channels, 2l+1]``
+* flat, ``[nodes, channels * sum(2l+1)]``: e3nn's and the hosts', per irrep ``[channels, 2l+1]``
 * channels first, ``[nodes, channels, sum(2l+1)]``: of many-body products (MACE's messages)
 * channels last, ``[nodes, sum(2l+1), channels]``: of convolutions
 """

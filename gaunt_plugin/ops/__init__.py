@@ -17,3 +17,7 @@ from gaunt_plugin.ops.operation import operators_in_programs
 from gaunt_plugin.ops.powers import Powers, ProjectedPowers
 
 __all__ = ["EdgeConvolution", "EdgeFrames", "Powers", "ProjectedPowers", "operators_in_programs"]
+
+# Saved models name their classes. These names stay, whatever file a class lives in.
+for _class in (EdgeConvolution, EdgeFrames, Powers, ProjectedPowers):
+    _class.__module__ = __name__

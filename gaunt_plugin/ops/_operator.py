@@ -40,7 +40,8 @@ class Operator:
         name: of the operator.
         operands: names of the differentiable operands. The last one may be left out if its name
             ends with ``?``.
-        shape: of the result, from the operands and ``width``.
+        axes: number of axes of the first operand.
+        shape: of the result, from the first operand and ``width``.
         plain: makes the plain form from the constants and a tensor of the dtype and the device: a
             differentiable function of the operands and ``edge_index``.
         edges: whether ``edge_index`` follows the operands.
@@ -50,11 +51,13 @@ class Operator:
         self,
         name: str,
         operands: Sequence[str],
+        axes: int,
         shape: Callable,
         plain: Callable,
         edges: bool = False,
     ) -> None:
-        self.name, self.count, self.shape, self.plain = name, len(operands), shape, plain
+        self.name, self.count, self.first = name, len(operands), operands[0]
+        self.axes, self.shape, self.plain = axes, shape, plain
         types = ["Tensor?" if o.endswith("?") else "Tensor" for o in operands]
         names = [o.rstrip("?") for o in operands]
         arguments = [f"{t} {n}" for t, n in zip(types, names)]
@@ -113,7 +116,13 @@ class Operator:
     # The shapes, for tensors without memory.
 
     def _fake_forward(self, *arguments):
-        return arguments[0].new_empty(self.shape(arguments[: self.count], arguments[-1]))
+        first = arguments[0]
+        if first.dim() != self.axes:
+            raise ValueError(
+                f"gaunt::{self.name}: {self.first} must have {self.axes} axes, got "
+                f"{list(first.shape)}"
+            )
+        return first.new_empty(self.shape(first, arguments[-1]))
 
     def _fake_backward(self, grad, *arguments):
         return _one_or_more(self._fake_gradients(grad, *arguments))

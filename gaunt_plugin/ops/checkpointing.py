@@ -7,7 +7,7 @@ rows of coefficients) in blocks that fit the cache, so that no pass holds the in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -158,11 +158,7 @@ def second(function, needs, directions, grad, *operands, create_graph: bool = Fa
 def third(function, directions, grad, operands, grads):
     """Gradients of ``<grads, second>`` with respect to the directions, ``grad`` and the operands.
 
-    Args:
-        function: of the operands.
-        directions: per operand; None: none.
-        grad, operands: as for :func:`second`.
-        grads: of its results; None: zero.
+    ``directions`` and ``grads``: None is zero; the others as for :func:`second`.
     """
     create_graph, count = torch.is_grad_enabled(), len(operands)
     with torch.enable_grad():

@@ -272,7 +272,8 @@ def _counts(functions: List[Tuple[int, bool]], mmax: int) -> List[List[int]]:
 EdgeConvolution.operator = Operator(
     "convolution",
     ["node_feats", "frames", "weights", "mixing?"],
-    lambda operands, width: [operands[0].shape[0], width, operands[0].shape[2]],
+    3,
+    lambda node_feats, width: [node_feats.shape[0], width, node_feats.shape[2]],
     plain_of(EdgeConvolution),
     edges=True,
 )

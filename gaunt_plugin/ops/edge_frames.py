@@ -122,6 +122,7 @@ def frame_layout(lmax: int, mmax: int) -> Tuple[List[int], List[int]]:
 EdgeFrames.operator = Operator(
     "edge_frames",
     ["directions"],
-    lambda operands, width: [operands[0].shape[0], width],
+    2,
+    lambda directions, width: [directions.shape[0], width],
     plain_of(EdgeFrames),
 )

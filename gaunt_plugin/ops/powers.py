@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
+from typing import List, Optional
 
 import numpy as np
 import torch
@@ -213,6 +214,7 @@ class Powers(Operation):
 Powers.operator = Operator(
     "powers",
     ["node_feats", "weights_out", "weights_in?"],
-    lambda operands, width: [operands[0].shape[0], operands[0].shape[1], width],
+    3,
+    lambda node_feats, width: [*node_feats.shape[:2], width],
     plain_of(Powers),
 )

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from gaunt_plugin.kernels import _call
+
 from gaunt_plugin.lammps import build, cli, contract, plugin
 from gaunt_plugin.lammps.export import export, run_as_written
 

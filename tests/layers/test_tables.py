@@ -111,3 +111,16 @@ def test_repr_names_the_irreps(name):
     layer = cases.BUILD[name]()
     assert all(str(irreps) in repr(layer) for irreps in cases.irreps_in(layer))
     assert str(layer.irreps_out) in repr(layer)
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_pickles_hold_public_paths(name):
+    """``gaunt_plugin.layers.X`` and ``gaunt_plugin.ops.X``: files may move."""
+    import pickletools
+
+    found = set()
+    for opcode, argument, _ in pickletools.genops(pickle.dumps(cases.BUILD[name](), protocol=2)):
+        if opcode.name == "GLOBAL" and argument.startswith("gaunt_plugin"):
+            found.add(argument.split(" ")[0])
+    assert found
+    assert found <= {"gaunt_plugin.layers", "gaunt_plugin.ops"}

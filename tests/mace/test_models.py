@@ -21,8 +21,8 @@ import pytest
 import torch
 from e3nn import o3
 from e3nn.util import jit
-
 from gaunt_plugin.kernels import fused
+
 from gaunt_plugin.mace import weights
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig

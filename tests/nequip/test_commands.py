@@ -11,12 +11,11 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from gaunt_plugin.kernels import _call
 from nequip.data import compute_neighborlist_, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListPruneTransform
 from nequip.integrations.ase import NequIPCalculator
 from nequip.model.saved_models import load_saved_model
-
-from gaunt_plugin.kernels import _call
 
 from .conftest import read_metrics, run_command
 

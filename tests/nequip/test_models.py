@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from e3nn.util.jit import script
+from gaunt_plugin.kernels import fused
 from nequip.data import AtomicDataDict, compute_neighborlist_, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper
 from nequip.model import nequip_models
 from nequip.model.modify_utils import modify
 from nequip.nn import InteractionBlock
 
-from gaunt_plugin.kernels import fused
 from gaunt_plugin.lammps.export import run_as_written
 from gaunt_plugin.layers import ElementLinear
 from gaunt_plugin.nequip import (

@@ -131,8 +131,8 @@ class NestedTerms(torch.nn.Module):
 
     P is the product of :class:`~gaunt_plugin.layers.GauntTensorProduct`, on degrees up to the
     highest of input and output; with ``antisymmetric`` it holds ``s . (grad A x grad B)``. One free
-    weight per degree between any two factors is what plain powers lack: sums of such products span all
-    nested couplings of these degrees. Costs grow linearly in N, on a grid that doesn't grow.
+    weight per degree between any two factors is what plain powers lack: sums of such products span
+    all nested couplings of these degrees. Costs grow linearly in N, on a grid that doesn't grow.
 
     For unit normal input the first product has unit variance exactly; later ones have it for
     independent factors, which is how MACE normalises a path, and ``t_nL`` is MACE's scale of

@@ -259,7 +259,7 @@ class ParityPowerTerms(TableModule):
 
 
 def _factor(functions_in, order: int, function: Function, rank: int, share: float) -> float:
-    """t of an order and an output; 0 where the order doesn't reach it."""
+    """Factor t of an order and an output; 0 where the order doesn't reach it."""
     own = power_size(functions_in, order, function, rank > 0)
     if own <= 0:
         return 0.0

@@ -99,7 +99,9 @@ class FourierProduct(torch.nn.Module):
             ValueError: paths with pseudo parity or antisymmetric ones.
         """
         irreps = [ordered(path.irreps[i] for path in paths) for i in range(3)]
-        if any(path.antisymmetric for path in paths) or any(map(is_pseudo, sum(irreps, []))):
+        if any(path.antisymmetric for path in paths) or any(
+            is_pseudo(ir) for irs in irreps for ir in irs
+        ):
             raise ValueError("Fourier series multiply functions of natural parity only")
         degrees = [[ir.l for ir in irs] for irs in irreps]
         scale = np.array([output_scale(paths, ir, False, False) for ir in irreps[2]])

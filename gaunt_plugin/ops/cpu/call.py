@@ -74,7 +74,7 @@ def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
 
 @_MATMUL
 def _matmul(kind, transpose_a, transpose_b, m, n, k, a, b, c, accumulate) -> int:
-    """torch's product of matrices, for a kernel."""
+    """Multiply by torch: the product of matrices, for a kernel."""
     try:
         a = _matrix(kind, a, *((k, m) if transpose_a else (m, k)))
         b = _matrix(kind, b, *((n, k) if transpose_b else (k, n)))

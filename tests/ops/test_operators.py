@@ -1,0 +1,442 @@
+"""How operators meet the rest of torch: wrong calls, transforms, subclasses, checkpointing."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
+
+from gaunt_plugin.layers import AlignedConvolution
+from gaunt_plugin.ops import EdgeConvolution, EdgeFrames, Powers
+from gaunt_plugin.ops import convolution as ops_convolution
+
+from ..layers import cases
+from ..layers.test_derivatives import SMALL, function_and_inputs
+from ..tolerances import assert_close
+from .passes import assert_same
+
+KERNELS = ["aligned", "aligned scalars", "power", "paper"]
+
+
+def samples():
+    """Per operator its arguments, of small sizes, differentiable where they can be."""
+    r = lambda *shape: torch.randn(*shape, requires_grad=True)  # noqa: E731
+    index = torch.tensor([[0, 1, 2, 2, 0], [1, 0, 0, 1, 2]])
+    frames = EdgeFrames(1, 1)
+    irreps = ((0, False), (1, False), (1, True))
+    convolution = EdgeConvolution(irreps, irreps, (0, 1))
+    numel = convolution.paths * 2
+    tail = (index, convolution.constants, convolution.dim_out)
+    scalar = EdgeConvolution(((0, False),), ((0, False), (1, False)), (0, 1))
+    power = Powers([0, 1], [0, 1], True, [1.0, 0.5], [[1.0, 0.5], [0.25, 2.0]])
+    paper = Powers([0, 1], [0], False, [1.0, 0.5], [[1.0]])
+    D = r(5, frames.entries)
+    return {
+        "edge_frames": (r(5, 3), frames.constants, frames.entries),
+        "convolution": (r(3, convolution.dim_in, 2), D, r(5, numel), None, *tail),
+        "convolution, mixing": (r(3, convolution.dim_in, 2), D, r(5, 4), r(4, numel), *tail),
+        "convolution, scalars": (
+            *(r(3, 1, 2), r(5, 4), r(5, 2 * scalar.paths), None),
+            *(index, scalar.constants, scalar.dim_out),
+        ),
+        "powers": (r(3, 2, 4), r(3, 2, power.terms, 2), r(3, 2, 2, 2), power.constants, 4),
+        "powers, no weights_in": (r(3, 2, 4), r(3, 1, paper.terms, 2), None, paper.constants, 1),
+    }
+
+
+SAMPLES = ["edge_frames", "convolution", "convolution, mixing", "convolution, scalars"]
+SAMPLES += ["powers", "powers, no weights_in"]
+COUNTS = {"edge_frames": 1, "convolution": 4, "powers": 3}
+
+
+def three_operators(name):
+    """The operators of a sample, each with arguments: value, gradient, second derivative."""
+    arguments, name = samples()[name], name.split(",")[0]
+    operands = arguments[: COUNTS[name]]
+    needs = [t is not None for t in operands]
+    ops = [getattr(torch.ops.gaunt, name + s) for s in ("", "_backward", "_double_backward")]
+    grad = torch.randn_like(ops[0](*arguments)).requires_grad_()
+    along = [None if t is None else torch.randn_like(t).requires_grad_() for t in operands]
+    return [
+        (ops[0].default, arguments),
+        (ops[1].default, (grad, *arguments, needs)),
+        (ops[2].default, (*along, grad, *arguments, needs)),
+    ]
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("name", SAMPLES)
+def test_are_registered_as_torch_wants_them(name, number, kernels):
+    operator, arguments = three_operators(name)[number]
+    utils = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    # Third derivatives read the constants, which a recorded program doesn't have.
+    utils += ["test_aot_dispatch_dynamic"] * (number < 2)
+    torch.library.opcheck(operator, arguments, test_utils=utils)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_only_what_is_needed(name, kernels):
+    """Each gradient alone is the same as with all others."""
+    for operator, arguments in three_operators(name)[1:]:
+        *rest, needs = arguments
+        every = operator(*arguments)
+        every = [every] if isinstance(every, torch.Tensor) else every
+        first = len(every) - len(needs)
+        for k, there in enumerate(needs):
+            found = operator(*rest, [i == k and there for i in range(len(needs))])
+            found = [found] if isinstance(found, torch.Tensor) else found
+            assert_same(found[:first], every[:first])
+            for i, part in enumerate(found[first:]):
+                if i == k and there:
+                    assert_close(part, every[first + i], "exact")
+                else:
+                    assert part.numel() == 0
+
+
+def wrong(argument):
+    """Other tensors in an argument's place."""
+    if not isinstance(argument, torch.Tensor):
+        return {}
+    found = {"no axis": argument.flatten()[0], "one axis more": argument[None]}
+    for axis in range(argument.dim()):
+        found[f"axis {axis} short"] = argument.narrow(axis, 0, argument.shape[axis] - 1)
+        found[f"axis {axis} long"] = torch.cat([argument, argument], axis)
+        found[f"axis {axis} empty"] = argument.narrow(axis, 0, 0)
+    if argument.is_floating_point():
+        found |= {"float32": argument.float(), "half": argument.half(), "int": argument.long()}
+    else:
+        found |= {"int32": argument.int(), "float": argument.double()}
+    return found
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("name", SAMPLES)
+def test_wrong_calls_name_the_operand(name, number, kernels):
+    """Before any memory is touched. What happens to fit (as many edges, nodes) is computed."""
+    operator, arguments = three_operators(name)[number]
+    names = [a.name for a in operator._schema.arguments]
+    silent = []
+    with torch.no_grad():
+        for k, argument in enumerate(arguments):
+            for change, other in wrong(argument).items():
+                changed = (*arguments[:k], other, *arguments[k + 1 :])
+                try:
+                    operator(*changed)
+                except (ValueError, IndexError) as error:
+                    said = str(error)
+                    if f"gaunt::{name.split(',')[0]}" not in said and "arrays of" not in said:
+                        silent.append(f"{names[k]}: {change}: {said}")
+                else:
+                    silent.append(f"{names[k]}: {change}")
+    # Sizes that are free where nothing else has them.
+    free = {"edge_frames": "directions: ", "powers, no weights_in": "weights_out: axis 1"}
+    free = free.get(name, "node_feats: axis 0 long")
+    assert [s for s in silent if not s.startswith(free)] == []
+
+
+def test_messages_of_wrong_calls(kernels):
+    x, D, w, mixing, index, constants, width = samples()["convolution, mixing"]
+    call = torch.ops.gaunt.convolution
+    for arguments, message in (
+        ((x, D[1:], w, mixing, index, constants, width), r"weights must be \[4, 4\], got \[5, 4\]"),
+        ((x, D, w, None, index, constants, width), r"weights must be \[5, \d+\], got \[5, 4\]"),
+        ((x, D, w, mixing[:, 1:], index, constants, width), r"mixing must be \[4, \d+\], got"),
+        ((x, D.float(), w, mixing, index, constants, width), "frames has the wrong dtype"),
+        ((x, D, w, mixing, index[:, 1:], constants, width), r"edge_index must be \[2, 5\], got"),
+        ((x, D, w, mixing, index, constants, width + 1), r"result must be \[3, 7, 2\], got"),
+        ((x, D, w, mixing, index, constants[1:], width), "constants are not those of a layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(*arguments)
+    for index_wrong in (index - 1, index + 2):
+        with pytest.raises(IndexError, match=r"edge_index has the index (-1|3) for 3 nodes"):
+            call(x, D, w, mixing, index_wrong, constants, width)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_wrong_constants(name, kernels):
+    """Whatever the constants say, memory outside of the arrays is never touched."""
+    generator = torch.Generator().manual_seed(0)
+    operator, arguments = three_operators(name)[0]
+    k = next(k for k, a in enumerate(operator._schema.arguments) if a.name == "constants")
+    constants = arguments[k]
+    with torch.no_grad():
+        for _ in range(300):
+            other = constants.clone()
+            place = torch.randint(min(len(other), 40), (1,), generator=generator)
+            other[place] = torch.randint(-3, 70, (1,), generator=generator)
+            try:
+                operator(*arguments[:k], other, *arguments[k + 1 :])
+            except ValueError as error:
+                assert "gaunt::" in str(error)  # noqa: PT017
+
+
+def test_out_of_memory_is_an_exception(kernels, tmp_path):
+    """Not the end of the process: buffers are made before threads start."""
+    code = """
+import resource, torch
+from gaunt_plugin.ops import EdgeConvolution
+layer = EdgeConvolution(((0, False), (1, False)), ((0, False), (1, False)), (0, 1))
+channels, edges = 4096, 600
+numel = layer.paths * channels
+x, D, hidden = torch.randn(2, 4, channels), torch.randn(edges, 10), torch.randn(edges, 1)
+mixing, index = torch.randn(1, numel), torch.zeros(2, edges, dtype=torch.int64)
+out = torch.empty(2, 4, channels)
+torch.set_num_threads(2)
+arguments = x, D, hidden, mixing, index, layer.constants, layer.dim_out
+torch.ops.gaunt.convolution(*arguments)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 20), resource.RLIM_INFINITY))
+grad = torch.ones_like(out)
+try:
+    torch.ops.gaunt.convolution_double_backward(
+        torch.ones_like(x), D, hidden, mixing, grad, *arguments, [True] * 4)
+except (MemoryError, RuntimeError) as error:
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print("caught", type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "caught" in done.stdout
+    assert "memory" in done.stdout
+
+
+# Transforms and other kinds of tensors: the plain form, or the same numbers.
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_transforms_of_functions(name, kernels, calls):
+    function, inputs = function_and_inputs(name)
+    variable = 1 if name in cases.CONVOLUTIONS else 0
+
+    def energy(x):
+        return function(*inputs[:variable], x, *inputs[variable + 1 :]).pow(3).sum()
+
+    hessian = torch.func.hessian(energy)(inputs[variable])
+    gradient = torch.func.grad(energy)(inputs[variable])
+    _, tangent = torch.func.jvp(energy, (inputs[variable],), (torch.ones_like(inputs[variable]),))
+    assert not calls
+    (expected,) = torch.autograd.grad(energy(inputs[variable]), inputs[variable])
+    assert calls
+    assert_close(gradient, expected, "program")
+    assert_close(tangent, expected.sum(), "program")
+    rows = torch.autograd.functional.hessian(energy, inputs[variable].detach())
+    assert_close(hessian, rows, "program")
+
+
+def test_forward_mode(kernels, calls):
+    function, inputs = function_and_inputs("aligned")
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(inputs[0].detach(), torch.ones_like(inputs[0]))
+        out = function(dual, *(t.detach() for t in inputs[1:]))
+        tangent = torch.autograd.forward_ad.unpack_dual(out).tangent
+    assert not calls
+    expected = function(torch.ones_like(inputs[0]), *inputs[1:])  # it is linear
+    assert_close(tangent, expected, "program")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_vmap_over_backward_passes(name, kernels, calls):
+    """With which MACE makes Hessians: one call of an operator per row."""
+    function, inputs = function_and_inputs(name)
+    variable = inputs[1 if name in cases.CONVOLUTIONS else 0]
+    out = function(*inputs).pow(2).sum()
+    forces = torch.autograd.grad(out, variable, create_graph=True)[0].flatten()
+    calls.clear()
+    row = lambda v: torch.autograd.grad(forces, variable, v, retain_graph=True)[0]  # noqa: E731
+    rows = torch.vmap(row)(torch.eye(len(forces)))
+    assert calls
+    expected = torch.stack([row(v) for v in torch.eye(len(forces))])
+    assert_close(rows, expected, "program")
+    assert_close(rows.flatten(1), rows.flatten(1).T, "program")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_tensors_without_memory(name, kernels, calls):
+    layer = cases.BUILD[name]()
+    inputs = cases.arguments(layer, cases.inputs(layer))
+    expected = layer(*inputs)
+    calls.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [mode.from_tensor(t) for t in inputs]
+        assert layer(*fake).shape == expected.shape
+    meta = cases.BUILD[name]().to("meta")
+    assert meta(*(t.to("meta") for t in inputs)).shape == expected.shape
+    assert not calls
+
+
+class Wrapped(torch.Tensor):
+    """A subclass that torch doesn't know."""
+
+
+def test_subclasses_and_inference(kernels, calls):
+    layer = cases.BUILD["power"]()
+    x, node_attrs = cases.inputs(layer)
+    expected = layer(x, node_attrs)
+    calls.clear()
+    assert_close(layer(x.as_subclass(Wrapped), node_attrs), expected, "program")
+    assert not calls
+    with torch.inference_mode():
+        assert_close(layer(x.clone(), node_attrs.clone()), expected, "program")
+    assert calls
+    with torch.no_grad():
+        assert_close(layer(x, node_attrs), expected, "exact")
+
+
+# What autograd promises.
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_activation_checkpointing(name, kernels, calls):
+    layer = cases.BUILD[name]()
+    arguments = [
+        a.clone().requires_grad_() if a.is_floating_point() else a
+        for a in cases.arguments(layer, cases.inputs(layer))
+    ]
+    wanted = [a for a in arguments if a.is_floating_point()] + list(layer.parameters())
+
+    def gradients(function):
+        return torch.autograd.grad(function(*arguments).pow(2).sum(), wanted)
+
+    expected = gradients(layer)
+    calls.clear()
+    found = gradients(lambda *a: checkpoint(layer, *a, use_reentrant=False))
+    assert calls
+    assert_same(found, expected)
+
+    def forces(*a):
+        out = layer(*a).pow(2).sum()
+        return torch.autograd.grad(out, wanted[0], create_graph=True)[0]
+
+    expected = gradients(forces)
+    assert_same(gradients(lambda *a: checkpoint(forces, *a, use_reentrant=False)), expected)
+
+
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("changed", ["edge_index", "weights"])
+def test_changes_in_place_are_noticed(changed, large, on, kernels, monkeypatch):
+    from gaunt_plugin.ops import checkpointing
+
+    kernels(on)
+    monkeypatch.setattr(checkpointing, "LARGE", 0 if large else 1 << 60)
+    layer = cases.BUILD["aligned"]()
+    x, attrs, weights, index = cases.arguments(layer, cases.inputs(layer))
+    x.requires_grad_()
+    out = layer(x, attrs, weights, index).sum()
+    if changed == "edge_index":
+        index.copy_(index.flip(1))
+    else:
+        weights.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_retained_and_freed_graphs(name, kernels):
+    function, inputs = function_and_inputs(name)
+    out = function(*inputs).pow(2).sum()
+    first = torch.autograd.grad(out, inputs, retain_graph=True)
+    assert_same(torch.autograd.grad(out, inputs), first, "exact")
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(out, inputs)
+
+
+@pytest.mark.parametrize("name", ["aligned", "power", "nested"])
+@pytest.mark.parametrize("on", [True, False])
+def test_autocast(name, on, kernels):
+    """Layers compute in float32, whatever the layers before them give."""
+    kernels(on)
+    layer = cases.BUILD[name]().float()
+    inputs = [t.float() if t.is_floating_point() else t for t in cases.inputs(layer)]
+    arguments = cases.arguments(layer, inputs)
+    before = torch.nn.Linear(arguments[0].shape[-1], arguments[0].shape[-1]).float()
+
+    def run(x):
+        return layer(before(x), *arguments[1:])
+
+    expected = run(arguments[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert before(arguments[0]).dtype == torch.bfloat16
+        out = run(arguments[0])
+    assert out.dtype == torch.float32
+    assert (out - expected).norm() < 0.05 * expected.norm()
+    x = arguments[0].clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        (force,) = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)
+        force.square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
+    assert before.weight.grad.any()
+
+
+def test_operators_under_autocast(kernels):
+    """Called by a program: in float32, too."""
+    arguments = [
+        t.detach().bfloat16() if isinstance(t, torch.Tensor) and t.is_floating_point() else t
+        for t in samples()["powers"]
+    ]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = torch.ops.gaunt.powers(*arguments)
+    assert out.dtype == torch.float32
+
+
+def test_fork_after_a_kernel_ran(kernels):
+    """As workers of a DataLoader: their kernels have one thread each, and run."""
+    code = """
+import os, torch
+from gaunt_plugin.ops import EdgeFrames
+frames = EdgeFrames(3, 3)
+n = torch.nn.functional.normalize(torch.randn(500, 3), dim=1)
+torch.set_num_threads(2)
+expected = frames(n)
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)
+    os._exit(0 if torch.equal(frames(n), expected) else 1)
+import time
+end = time.time() + 20
+while time.time() < end:
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        print("child", os.waitstatus_to_exitcode(status)); break
+    time.sleep(0.1)
+else:
+    os.kill(child, 9); print("child hangs")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "child 0", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_kernels_and_small_limits_together(name, kernels, monkeypatch):
+    """Small inputs take the ways of large ones: the same second derivatives."""
+    from gaunt_plugin.ops import checkpointing
+
+    function, inputs = function_and_inputs(name)
+    out = function(*inputs)
+    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(checkpointing, "LARGE", 0)
+    monkeypatch.setitem(checkpointing.BLOCK, "cpu", 1)
+    for on in (True, False):
+        kernels(on)
+        assert_close(function(*inputs), out, "program")
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+def test_large_graphs_in_functional_transforms(monkeypatch):
+    """Without kernels and above the limit of checkpointing."""
+    from gaunt_plugin.ops import checkpointing
+
+    monkeypatch.setattr(checkpointing, "LARGE", 0)
+    layer = AlignedConvolution("2x0e+2x1o", "0e+1o", "2x0e+2x1o")
+    x, vectors, weights, index = cases.inputs(layer, nodes=3, edges=6)
+    energy = lambda v: cases.run(layer, (x, v, weights, index)).pow(2).sum()  # noqa: E731
+    hessian = torch.func.hessian(energy)(vectors)
+    vectors.requires_grad_()
+    (forces,) = torch.autograd.grad(energy(vectors), vectors, create_graph=True)
+    rows = torch.vmap(
+        lambda v: torch.autograd.grad(forces.flatten(), vectors, v, retain_graph=True)[0]
+    )(torch.eye(vectors.numel()))
+    assert_close(rows.view_as(hessian), hessian, "program")
