@@ -6,6 +6,7 @@ from timing import Case, Work, device, layer, with_plain
 
 from gaunt_plugin.layers import (
     AlignedConvolution,
+    FourierProduct,
     GauntConvolution,
     GauntManyBody,
     GauntTensorProduct,
@@ -55,7 +56,9 @@ def tensor_product(kind, mode, rows, channels, lmax):
     irreps = natural(channels, lmax)
     x, y = random(rows, irreps.dim), random(rows, irreps.dim)
     if kind != "e3nn":
-        module = GauntTensorProduct(irreps, irreps, irreps, mode, method=kind)
+        module = GauntTensorProduct(irreps, irreps, irreps, mode)
+        if kind == "fourier":
+            module.product = FourierProduct.of_paths(module.paths)
     elif mode == "uvw":
         module = o3.FullyConnectedTensorProduct(irreps, irreps, irreps)
     else:
@@ -196,9 +199,31 @@ def many_body(kind, atoms, channels, lmax, lout, nu, elements=4):
         of_element = attrs.argmax(1).int()
         return layer(lambda: module(x.transpose(1, 2).flatten(1), of_element), [x], module)
     else:
-        module = GauntManyBody(irreps_in, irreps_out, nu, elements, kind)
+        parametrization = "paper" if kind == "fourier" else kind
+        module = GauntManyBody(irreps_in, irreps_out, nu, elements, parametrization)
+        if kind == "fourier":
+            terms = module.product.terms
+            terms.powers = FourierPowers(terms.powers, range(lmax + 1), range(lout + 1), nu)
     module = module.to(device())
     return layer(lambda: module(x, attrs), [x], module)
+
+
+class FourierPowers(torch.nn.Module):
+    """The paper's many-body product in the paper's way: a product of 2, 3, ... equal factors."""
+
+    def __init__(self, powers, degrees_in, degrees_out, nu):
+        super().__init__()
+        self.powers = powers
+        self.terms = powers.terms
+        self.powers.grid = torch.nn.ModuleList(
+            FourierProduct([degrees_in] * n, degrees_out) for n in range(2, nu + 1)
+        )
+        self.powers.grid.forward = lambda c: torch.stack(
+            [product(*[c] * n) for n, product in enumerate(self.powers.grid, 2)], dim=1
+        )
+
+    def forward(self, *operands):
+        return self.powers.plain(*operands)
 
 
 def many_bodies(quick):
@@ -216,6 +241,7 @@ def many_bodies(quick):
             kinds = {"MACE": "stock", "Gaunt, power": "power", "Gaunt, paper": "paper"}
             if nu <= 3:
                 kinds["Gaunt, full"] = "full"
+            kinds["Gaunt, fourier"] = "fourier"
             kinds |= {"MACE, reduced basis": "reduced", "cuEquivariance": "cueq"}
             builds = {
                 label: lambda k=kind, n=(lmax, lout, nu): many_body(k, atoms, channels, *n)

@@ -14,7 +14,6 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 import environment  # noqa: E402
 
-PARTS = ("lammps", "layers", "ops", "sphere")
 # The long ones first, so that workers end together.
 TESTS = {
     host: [
