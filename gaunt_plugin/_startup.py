@@ -82,6 +82,6 @@ class _ToolsFinder:
 
 def _build_arg_parser():
     """Stand in for ``mace.tools.build_default_arg_parser``."""
-    from gaunt_plugin.mace.plugins import build_arg_parser
+    from gaunt_plugin.mace.plugin_option import build_arg_parser
 
     return build_arg_parser()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from gaunt_plugin.layers.many_body import MAX_CORRELATION, PARAMETRIZATIONS
+from gaunt_plugin.layers import many_body
 
-PRODUCTS = (*PARAMETRIZATIONS, "stock")
+PARAMETRIZATIONS = (*many_body.PARAMETRIZATIONS, "stock")
 CONVOLUTIONS = ("aligned", "grid")
 
 
@@ -21,25 +21,26 @@ class GauntConfig:
     model again. Stock blocks that are handed these options raise.
 
     Attributes:
-        product: ``"power"``, ``"paper"``, ``"full"``, ``"nested"`` (see
-            :class:`~gaunt_plugin.layers.GauntManyBody`) or ``"stock"`` (MACE's CG contraction).
-        views: copies of the input in ``power`` and ``nested``.
+        parametrization: of the many-body product, ``"power"``, ``"paper"``, ``"full"``,
+            ``"nested"`` (see :class:`~gaunt_plugin.layers.GauntManyBody`) or ``"stock"`` (MACE's CG
+            contraction).
+        product_rank: copies of the input in ``power`` and ``nested``.
         antisymmetric: whether ``nested`` products have antisymmetric couplings, which make pseudo
             parity (0o, 1e, ...) from natural parity.
         correlation: factors per product; empty: MACE's ``correlation`` everywhere.
         convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`) or ``"grid"``
             (:class:`~gaunt_plugin.layers.GauntConvolution`); used by Gaunt interaction blocks.
-        rank: channels in the convolution per channel of the model.
-        selfmix: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` between convolution and Gaunt
-            product; 0: none.
+        convolution_rank: channels in the convolution per channel of the model.
+        selfmix_rank: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` between convolution and
+            Gaunt product; 0: none.
     """
 
-    product: tuple[str, ...] = ("power",)
-    views: tuple[int, ...] = (4,)
+    parametrization: tuple[str, ...] = ("power",)
+    product_rank: tuple[int, ...] = (4,)
     correlation: tuple[int, ...] = ()
     convolution: tuple[str, ...] = ("aligned",)
-    rank: tuple[int, ...] = (1,)
-    selfmix: tuple[int, ...] = (0,)
+    convolution_rank: tuple[int, ...] = (1,)
+    selfmix_rank: tuple[int, ...] = (0,)
     antisymmetric: tuple[bool, ...] = (False,)
 
     def resolve(self, num_layers: int, correlation: int | list[int]) -> GauntConfig:
@@ -60,40 +61,46 @@ class GauntConfig:
                     "give one or one per interaction"
                 )
             values[name] = entries
-        for name, possible in (("product", PRODUCTS), ("convolution", CONVOLUTIONS)):
+        for name, possible in (
+            ("parametrization", PARAMETRIZATIONS),
+            ("convolution", CONVOLUTIONS),
+        ):
             for entry in values[name]:
                 if entry not in possible:
                     raise ValueError(
                         f"unknown gaunt {name} {entry!r}; possible: {', '.join(possible)}"
                     )
         for name, least, top in (
-            ("views", 1, None),
-            ("rank", 1, None),
-            ("selfmix", 0, None),
-            ("correlation", 1, MAX_CORRELATION),
+            ("product_rank", 1, None),
+            ("convolution_rank", 1, None),
+            ("selfmix_rank", 0, None),
+            ("correlation", 1, many_body.MAX_CORRELATION),
         ):
             for entry in values[name]:
                 if type(entry) is not int or entry < least or (top and entry > top):
                     limit = f"1 to {top}" if top else f"a whole number, at least {least}"
                     raise ValueError(f"gaunt {name} must be {limit}, got {entry!r}")
-        for product, antisymmetric in zip(values["product"], values["antisymmetric"]):
+        for parametrization, antisymmetric, selfmix_rank in zip(
+            values["parametrization"], values["antisymmetric"], values["selfmix_rank"]
+        ):
             if type(antisymmetric) is not bool:
                 raise ValueError(
                     f"gaunt antisymmetric must be true or false, got {antisymmetric!r}"
                 )
-            if antisymmetric and product != "nested":
+            if antisymmetric and parametrization != "nested":
                 raise ValueError(
-                    "gaunt antisymmetric belongs to product 'nested'; use false in layers with "
-                    f"product {product!r}"
+                    "gaunt antisymmetric belongs to parametrization 'nested'; use false in layers "
+                    f"with parametrization {parametrization!r}"
                 )
-        for product, selfmix in zip(values["product"], values["selfmix"]):
-            if selfmix and product == "stock":
+            if selfmix_rank and parametrization == "stock":
                 raise ValueError(
-                    "gaunt selfmix stands before a Gaunt product; use 0 in layers with product "
-                    "'stock'"
+                    "gaunt selfmix_rank belongs to a Gaunt product; use 0 in layers with "
+                    "parametrization 'stock'"
                 )
-        if "full" in values["product"] and max(values["correlation"]) > 3:
-            raise ValueError("gaunt product 'full' goes up to correlation 3; use 'power' beyond")
+        if "full" in values["parametrization"] and max(values["correlation"]) > 3:
+            raise ValueError(
+                "gaunt parametrization 'full' goes up to correlation 3; use 'power' beyond"
+            )
         return replace(self, **values)
 
     def to_dict(self) -> dict[str, list]:

@@ -36,13 +36,13 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
             )
         num_layers = kwargs["num_interactions"]
         config = cueq_config.resolve(num_layers, kwargs["correlation"])
-        gaunt_products = [name != "stock" for name in config.product]
+        gaunt_products = [name != "stock" for name in config.parametrization]
 
         # MACE calls the first class once and the other once per further layer, in order.
         options = iter(
             [
-                {"convolution": convolution, "rank": rank}
-                for convolution, rank in zip(config.convolution, config.rank)
+                {"convolution": convolution, "convolution_rank": rank}
+                for convolution, rank in zip(config.convolution, config.convolution_rank)
             ]
         )
         for name in ("interaction_cls_first", "interaction_cls"):
@@ -62,9 +62,9 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
                     num_elements=kwargs["num_elements"],
                     use_sc=stock.use_sc,
                     use_agnostic_product=stock.use_agnostic_product,
-                    parametrization=config.product[i],
-                    views=config.views[i],
-                    selfmix=config.selfmix[i],
+                    parametrization=config.parametrization[i],
+                    product_rank=config.product_rank[i],
+                    selfmix_rank=config.selfmix_rank[i],
                     antisymmetric=config.antisymmetric[i],
                 )
         self.cueq_config = config

@@ -70,17 +70,17 @@ def plugin_folder(tmp_path):
 
 
 @pytest.fixture
-def plugins(plugin_folder, monkeypatch):
+def option(plugin_folder, monkeypatch):
     """The module under test, with the plugins above installed and MACE restored afterwards."""
     from mace import modules
 
-    from gaunt_plugin.mace import plugins
+    from gaunt_plugin.mace import plugin_option
 
     monkeypatch.syspath_prepend(plugin_folder)
     monkeypatch.setattr(sys, "argv", ["mace_run_train"])
     monkeypatch.delitem(sys.modules, "dummy_plugin", raising=False)
     before = dict(modules.interaction_classes)
-    yield plugins
+    yield plugin_option
     modules.interaction_classes.clear()
     modules.interaction_classes.update(before)
 
@@ -249,26 +249,26 @@ def test_hook_looks_for_plugin_in_the_config(finders, tmp_path, text, asks, join
         ["--config", "plugin: broken", "--plugin", "dummy"],  # the command line wins
     ],
 )
-def test_ways_to_name_a_plugin(plugins, tmp_path, arguments):
+def test_ways_to_name_a_plugin(option, tmp_path, arguments):
     if arguments[0] == "--config":
         arguments[1] = write(tmp_path, arguments[1] + "\n")
     arguments += ["--name=test", f"--interaction={BLOCK}", "--dummy_rank=3"]
-    args = plugins.build_arg_parser(arguments).parse_args(arguments)
+    args = option.build_arg_parser(arguments).parse_args(arguments)
     assert args.plugin == ["dummy"]
     assert args.interaction == BLOCK
     assert args.dummy_rank == 3
 
 
-def test_parser_without_plugin_gives_mace_its_own_arguments(plugins):
+def test_parser_without_plugin_gives_mace_its_own_arguments(option):
     from mace.tools import build_default_arg_parser, check_args
 
     arguments = ["--name=test", "--hidden_irreps=16x0e + 16x1o", "--E0s", "{1: -13.6}"]
     stock = vars(build_default_arg_parser().parse_args(arguments))
-    args = plugins.build_arg_parser(arguments).parse_args(arguments)
+    args = option.build_arg_parser(arguments).parse_args(arguments)
     assert vars(args) == {**stock, "plugin": []}
     check_args(args)
     with pytest.raises(SystemExit):
-        plugins.build_arg_parser([]).parse_args(["--name=test", f"--interaction={BLOCK}"])
+        option.build_arg_parser([]).parse_args(["--name=test", f"--interaction={BLOCK}"])
 
 
 @pytest.mark.parametrize(
@@ -278,33 +278,33 @@ def test_parser_without_plugin_gives_mace_its_own_arguments(plugins):
         ("broken", "plugin 'broken' could not be loaded: ModuleNotFoundError: No module named"),
     ],
 )
-def test_plugin_that_cannot_be_used_stops_in_one_sentence(plugins, capsys, name, message):
+def test_plugin_that_cannot_be_used_stops_in_one_sentence(option, capsys, name, message):
     with pytest.raises(SystemExit) as stop:
-        plugins.build_arg_parser(["--plugin", name])
+        option.build_arg_parser(["--plugin", name])
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"mace_run_train: error: {message}")
     assert errors.count("\n") == 1
 
 
-def test_collisions_are_errors(plugins, tmp_path, monkeypatch):
-    [module] = plugins.load_plugins(["dummy"])
-    assert plugins.load_plugins(["dummy"]) == [module]  # imported once
+def test_collisions_are_errors(option, tmp_path, monkeypatch):
+    [module] = option.load_plugins(["dummy"])
+    assert option.load_plugins(["dummy"]) == [module]  # imported once
 
     other = make_distribution(tmp_path / "other", "other_plugin", PLUGIN_CODE, "other")
     monkeypatch.syspath_prepend(other)
-    with pytest.raises(plugins.PluginError, match=f"'other' .* ValueError: {BLOCK} is registered"):
-        plugins.load_plugins(["other"])
+    with pytest.raises(option.PluginError, match=f"'other' .* ValueError: {BLOCK} is registered"):
+        option.load_plugins(["other"])
 
     twin = make_distribution(tmp_path / "twin", "twin_plugin", PLUGIN_CODE, "dummy")
     monkeypatch.syspath_prepend(twin)
-    with pytest.raises(plugins.PluginError, match="'dummy' is declared by dummy_plugin and twin"):
-        plugins.load_plugins(["dummy"])
+    with pytest.raises(option.PluginError, match="'dummy' is declared by dummy_plugin and twin"):
+        option.load_plugins(["dummy"])
 
 
-def test_problems_are_reported_before_training(plugins, capsys):
+def test_problems_are_reported_before_training(option, capsys):
     arguments = ["--name=test", "--plugin=dummy", "--dummy_rank=10"]
-    parser = plugins.build_arg_parser(arguments)
+    parser = option.build_arg_parser(arguments)
     assert isinstance(parser, argparse.ArgumentParser)
     with pytest.raises(SystemExit):
         parser.parse_args(arguments)
