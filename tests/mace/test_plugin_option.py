@@ -8,6 +8,7 @@ import argparse
 import ast
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 HOOK = "gaunt_plugin_startup.pth"
+SOURCE = Path(__file__).parents[2] / "gaunt_plugin" / "_startup.pth"
 BLOCK = "DummyPluginInteractionBlock"
 WIDTH = "200"  # of the help text, which argparse wraps
 TRAIN = [os.path.join(sysconfig.get_path("scripts"), "mace_run_train")]
@@ -107,10 +109,9 @@ def write(folder, text):
 def test_the_package_is_installed_with_its_hook():
     files = importlib.metadata.files("gaunt-plugin")
     hooks = [file.locate() for file in files if file.name == HOOK]
-    source = Path(__file__).parents[2] / "gaunt_plugin" / "_startup.pth"
     assert len(hooks) == 1, "install the package first: python tests/run.py --env mace"
     assert hooks[0].parent == Path(sysconfig.get_path("purelib"))
-    assert hooks[0].read_text() == source.read_text()
+    assert hooks[0].read_text() == SOURCE.read_text()
 
 
 def test_console_script_takes_plugin(plugin_folder):
@@ -175,6 +176,39 @@ def test_other_commands_import_nothing_of_the_package(plugin_folder, arguments):
     done, _, report = run([sys.executable, *arguments], plugin_folder)
     assert done.returncode == 0
     assert report["loaded"] == []
+
+
+@pytest.mark.parametrize(
+    ("startup", "said"),
+    [
+        ("def install(): raise RuntimeError('two\\nlines')", r"RuntimeError('two\nlines')"),
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("def install(", "SyntaxError"),
+        ("", "cannot import name 'install'"),
+        ("def install(): pass", None),
+        (None, None),  # the file was left behind by an uninstallation
+    ],
+)
+@pytest.mark.parametrize("folder_left", [True, False])
+def test_an_error_in_the_hook_is_one_line(tmp_path, startup, said, folder_left):
+    shutil.copy(SOURCE, tmp_path / HOOK)
+    if startup is not None or folder_left:
+        (tmp_path / "gaunt_plugin").mkdir()
+    if startup is not None:
+        (tmp_path / "gaunt_plugin" / "_startup.py").write_text(startup)
+    code = "import site, sys; site.addsitedir(sys.argv[1]); print('goes on')"
+    command = [sys.executable, "-S", "-c", code, str(tmp_path), "mace_run_train", "--plugin", "x"]
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=env, cwd=tmp_path, check=True
+    )
+    assert done.stdout == "goes on\n"
+    if said is None:
+        assert done.stderr == ""
+    else:
+        assert done.stderr.startswith("gaunt_plugin could not prepare --plugin for MACE: ")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 # The hook's own decisions
