@@ -3,6 +3,8 @@
 import functools
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 from mace.calculators import MACECalculator
 from mace.data import AtomicData, config_from_atoms
@@ -113,6 +115,27 @@ def test_eval_configs(workshop, two_heads, load):
         forces = expected["forces"].detach()
         np.testing.assert_allclose(atoms.arrays["MACE_forces"], forces, atol=1e-7)
         assert atoms.arrays["MACE_descriptors"].shape == (27, 8)
+
+
+def test_descriptors_of_both_parities(workshop, load):
+    folder = workshop.folder("both_parities")
+    workshop.train(
+        folder,
+        plugin="gaunt",
+        hidden_irreps="4x0e + 4x1o + 4x1e",
+        correlation=3,
+        gaunt_parametrization="nested, power",
+        gaunt_antisymmetric="true, false",
+    )
+    command = [Path(sysconfig.get_path("scripts"), "mace_eval_configs"), "--return_descriptors"]
+    command += ["--configs", "test.xyz", "--model", "run.model", "--output", "evaluated.xyz"]
+    subprocess.run(command, cwd=folder, check=True, timeout=200)
+    calculator = MACECalculator(folder / "run.model", default_dtype="float64")
+    for atoms in ase.io.read(folder / "evaluated.xyz", ":"):
+        found = atoms.arrays["MACE_descriptors"]
+        assert found.shape == (27, 8)
+        atoms.rotate(50, (1, 2, 3))
+        np.testing.assert_allclose(calculator.get_descriptors(atoms), found, atol=1e-7)
 
 
 def test_lammps_export_needs_neither_mace_nor_us(workshop, two_heads, load, tmp_path):

@@ -33,6 +33,7 @@ from ..tolerances import assert_close
 
 ELEMENTS = [1, 6, 8]
 KEYS = ("energy", "forces", "virials", "stress")
+BOTH_PARITIES = {"parametrization": ("nested", "power"), "antisymmetric": (True, False)}
 
 
 @pytest.fixture(autouse=True)
@@ -215,8 +216,7 @@ def training_gradients(model, *frames):
     [
         {"correlation": 3},
         {"parametrization": ("paper",), "convolution_rank": (2,)},
-        {"correlation": 3, "parametrization": ("nested", "power"), "antisymmetric": (True, False)}
-        | {"hidden": "5x0e + 5x1o + 5x1e"},
+        BOTH_PARITIES | {"correlation": 3, "hidden": "5x0e + 5x1o + 5x1e"},
     ],
 )
 def test_compiled_kernels(options, kernels):
@@ -294,8 +294,7 @@ def test_mixed_blocks(first, then, convolution):
 def test_both_parities(hidden, max_ell, correlation):
     """Features of pseudo parity are made, go with the parity of a mirror image, and are used."""
     blocks = ("GauntInteractionBlock", "GauntResidualInteractionBlock")
-    options = {"parametrization": ("nested", "power"), "antisymmetric": (True, False)}
-    options.update(hidden=hidden, max_ell=max_ell, correlation=correlation)
+    options = {**BOTH_PARITIES, "hidden": hidden, "max_ell": max_ell, "correlation": correlation}
     check(*blocks, **options)
     model, features, mirrored = make_model(*blocks, **options), [], molecule()
     for interaction in model.interactions:  # of size 1, since their products are looked at
@@ -314,6 +313,48 @@ def test_both_parities(hidden, max_ell, correlation):
         hook = block.register_forward_hook(lambda m, a, out, part=part: _without(out, part))
         assert (evaluate(model, molecule())["energy"] - one["energy"]).abs() > 1e-6, ir
         hook.remove()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hidden": "4x0e + 4x2e"},
+        BOTH_PARITIES | {"hidden": "4x0e + 4x1o + 4x1e", "correlation": 3},
+        BOTH_PARITIES
+        | {"hidden": "4x0e + 4x0o + 4x1o + 4x1e", "correlation": (4, 2), "max_ell": 3},
+    ],
+    ids=["natural", "gap", "1e", "0o_1e"],
+)
+def test_descriptors(options):
+    """The 0e features of each layer, which nothing turns or mirrors."""
+    models = [make_model(**options, seed=seed) for seed in (0, 1)]
+    features = []
+    for product in models[0].products:
+        product.register_forward_hook(lambda module, args, out: features.append(out[:, :4]))
+    calculator = MACECalculator(models=models, default_dtype="float64")
+    found = calculator.get_descriptors(molecule())
+    assert [one.shape for one in found] == [(9, 8)] * 2
+    np.testing.assert_array_equal(found[0], torch.cat(features, 1).detach())
+    assert np.abs(found[0] - found[1]).max() > 0.01
+    moved = molecule()
+    moved.rotate(40, (1, 2, 3))
+    moved.positions *= -1
+    np.testing.assert_allclose(calculator.get_descriptors(moved), found, rtol=0, atol=1e-12)
+    first = calculator.get_descriptors(molecule(), num_layers=1)
+    np.testing.assert_array_equal(first[0], found[0][:, :4])
+
+
+def test_descriptors_of_stock_models_are_stock():
+    model = make_model(
+        "RealAgnosticInteractionBlock",
+        "RealAgnosticResidualInteractionBlock",
+        cls=modules.ScaleShiftMACE,
+    )
+    calculator = MACECalculator(models=model, default_dtype="float64")
+    everything = calculator.get_descriptors(molecule(), invariants_only=False)
+    found = calculator.get_descriptors(molecule())
+    np.testing.assert_array_equal(found, everything[:, [0, 1, 2, 3, 16, 17, 18, 19]])
 
 
 def _without(features, part):
@@ -374,9 +415,17 @@ def test_configuration_rebuilds_the_same_model(from_file):
     assert_same(evaluate(model, molecule()), evaluate(from_file, molecule()))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"parametrization": ("power", "full")},
+        BOTH_PARITIES | {"hidden": "4x0e + 4x1o + 4x1e"},
+    ],
+    ids=["natural", "1e"],
+)
 @pytest.mark.parametrize("head", ["room", "hot"])
-def test_one_head_of_two(head):
-    model = make_model(heads=("room", "hot"), parametrization=("power", "full"), correlation=3)
+def test_one_head_of_two(head, options):
+    model = make_model(heads=("room", "hot"), correlation=3, **options)
     single = remove_pt_head(model, head)
     assert single.heads == [head]
     expected = evaluate(model, molecule(), head=head)
@@ -484,6 +533,9 @@ def test_conversion_to_another_backend(from_file, convert):
         ({"correlation": 99}, "gaunt correlation must be 1 to"),
         ({"correlation": 4, "parametrization": ("full",)}, "goes up to correlation 3"),
         ({"hidden": "4x0e + 2x1o"}, "multiplicit"),
+        ({"hidden": "4x1o + 4x0e"}, "must begin with 0e"),
+        ({"hidden": "4x1o + 4x0e", "parametrization": ("stock",)}, "must begin with 0e"),
+        (BOTH_PARITIES | {"hidden": "4x0o + 4x0e"}, "must begin with 0e"),
     ],
 )
 def test_clear_errors(options, message):
