@@ -80,7 +80,7 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
         out = super().__call__(*args, **kwargs)
         if not torch.compiler.is_compiling():
             layers = [product.linear.irreps_out for product in self.products]
-            descriptors.note_irreps(out["node_feats"], layers)
+            descriptors.note_invariants(out["node_feats"], layers)
         return out
 
 

@@ -391,6 +391,14 @@ def test_descriptors(options):
     np.testing.assert_array_equal(first[0], found[0][:, :4])
 
 
+def test_results_can_be_saved(tmp_path):
+    model = make_model()
+    out = model(make_batch(model, molecule()))
+    torch.save(out, tmp_path / "out")
+    saved = torch.load(tmp_path / "out", weights_only=True)
+    assert torch.equal(saved["node_feats"], out["node_feats"])
+
+
 def test_descriptors_of_stock_models_are_stock():
     model = make_model(
         "RealAgnosticInteractionBlock",
