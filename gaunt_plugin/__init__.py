@@ -11,6 +11,6 @@ is used.
 * ``gaunt_plugin.lammps``: export, and the pair style that runs what was exported
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__"]

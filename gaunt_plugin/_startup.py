@@ -4,7 +4,9 @@ MACE 0.3 has no plugin option: its parser rejects ``--plugin`` before any code o
 run. The file ``gaunt_plugin_startup.pth``, which the wheel puts into site-packages, therefore
 looks at the command line of every Python start and does nothing unless it says both
 ``run_train`` and ``--plugin`` or ``--config``; only then does it import this module and call
-`install`. Once MACE has a plugin option of its own, both files can go.
+`install`. An error there is a line on stderr, and the program goes on. Nothing is said if the
+package is gone and only the file was left. Once MACE has a plugin option of its own, both files
+can go.
 
 Set the environment variable ``GAUNT_PLUGIN_HOOK=0`` to switch the hook off.
 ``python -m gaunt_plugin.mace.run_train`` works without it.
@@ -82,6 +84,6 @@ class _ToolsFinder:
 
 def _build_arg_parser():
     """Stand in for ``mace.tools.build_default_arg_parser``."""
-    from gaunt_plugin.mace.plugins import build_arg_parser
+    from gaunt_plugin.mace.plugin_option import build_arg_parser
 
     return build_arg_parser()

@@ -23,7 +23,7 @@ FORBIDDEN = {
 }
 # The parts of the package that each part may import.
 ALLOWED = {
-    "": {"", "mace"},  # the start-up hook hands over to gaunt_plugin.mace.plugins
+    "": {"", "mace"},  # the start-up hook hands over to gaunt_plugin.mace.plugin_option
     "sphere": {"", "sphere"},
     "ops": {"", "sphere", "ops"},
     "layers": {"", "sphere", "ops", "layers"},

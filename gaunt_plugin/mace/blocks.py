@@ -34,15 +34,17 @@ def _with_multiplicity(irreps: o3.Irreps, mul: int) -> o3.Irreps:
 
 
 class _GauntInteraction:
-    """Builds a stock block around a Gaunt convolution of ``rank`` times the channels."""
+    """A stock block around a Gaunt convolution of ``convolution_rank`` times the channels."""
 
     residual = False
     density = False
 
-    def __init__(self, *args, convolution: str = "aligned", rank: int = 1, **kwargs) -> None:
+    def __init__(
+        self, *args, convolution: str = "aligned", convolution_rank: int = 1, **kwargs
+    ) -> None:
         # The stock constructor calls _setup, which needs the options.
         self.convolution = convolution
-        self.rank = rank
+        self.convolution_rank = convolution_rank
         super().__init__(*args, **kwargs)
 
     def _setup(self) -> None:
@@ -58,7 +60,7 @@ class _GauntInteraction:
                 "Gaunt interactions need one multiplicity for all edge irreps, got "
                 f"{self.edge_irreps}"
             )
-        mul = self.rank * muls.pop()
+        mul = self.convolution_rank * muls.pop()
         irreps_up = _with_multiplicity(o3.Irreps(self.edge_irreps), mul)
         irreps_mid = _with_multiplicity(o3.Irreps(self.target_irreps), mul)
         self.linear_up = Linear(
@@ -83,24 +85,6 @@ class _GauntInteraction:
             self.density_fn = nn.FullyConnectedNet([input_dim, 1], torch.nn.functional.silu)
         self.reshape = reshape_irreps(self.irreps_out)
 
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if not isinstance(self.conv_tp, RadialConvolution):  # pickled by an earlier version
-            old, convolution = self.conv_tp_weights, self.conv_tp
-            *inner, last = old.children()
-            self.conv_tp_weights = hidden_network(old.hs[:-1], old.hs[-1])
-            self.conv_tp = RadialConvolution(convolution, old.hs[-2])
-            for new, layer in zip(self.conv_tp_weights.children(), inner):
-                new.weight = layer.weight
-            self.conv_tp.weight = last.weight
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Reads what earlier versions saved, too: the last radial layer was in the network."""
-        last = f"{prefix}conv_tp_weights.layer{len(self.conv_tp_weights)}.weight"
-        if last in state_dict:
-            state_dict[f"{prefix}conv_tp.weight"] = state_dict.pop(last)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 @compile_mode("script")
 class GauntInteractionBlock(_GauntInteraction, stock.RealAgnosticInteractionBlock):
@@ -108,7 +92,7 @@ class GauntInteractionBlock(_GauntInteraction, stock.RealAgnosticInteractionBloc
 
     Args:
         convolution: ``"aligned"`` or ``"grid"``.
-        rank: channels in the convolution per channel of the model.
+        convolution_rank: channels in the convolution per channel of the model.
         others: as in the stock block.
 
     Raises:
@@ -172,9 +156,10 @@ class GauntProductBasisBlock(torch.nn.Module):
         num_elements: size of the one-hot ``node_attrs``.
         use_sc: add the self-connection.
         use_agnostic_product: one set of weights for all elements.
-        parametrization, views, antisymmetric: see :class:`~gaunt_plugin.layers.GauntManyBody`.
-        selfmix: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` that the messages pass first;
-            0 leaves it out.
+        parametrization, antisymmetric: see :class:`~gaunt_plugin.layers.GauntManyBody`.
+        product_rank: copies of the messages in ``power`` and ``nested``.
+        selfmix_rank: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` that the messages pass
+            first; 0 leaves it out.
 
     Shapes:
         ``node_feats [nodes, channels, (lmax+1)^2]``, ``sc [nodes, target dim]`` or None,
@@ -190,32 +175,27 @@ class GauntProductBasisBlock(torch.nn.Module):
         use_sc: bool = True,
         use_agnostic_product: bool = False,
         parametrization: str = "power",
-        views: int = 4,
-        selfmix: int = 0,
+        product_rank: int = 4,
+        selfmix_rank: int = 0,
         antisymmetric: bool = False,
     ) -> None:
         super().__init__()
         self.use_sc = use_sc
         self.use_agnostic_product = use_agnostic_product
         target_irreps = o3.Irreps(target_irreps)
-        self.selfmix = GauntSelfmix(node_feats_irreps, rank=selfmix) if selfmix else None
+        self.selfmix = GauntSelfmix(node_feats_irreps, rank=selfmix_rank) if selfmix_rank else None
         self.symmetric_contractions = GauntManyBody(
             node_feats_irreps,
             target_irreps,
             correlation,
             1 if use_agnostic_product else num_elements,
             parametrization,
-            views,
-            antisymmetric,
+            rank=product_rank,
+            antisymmetric=antisymmetric,
         )
         self.linear = Linear(
             target_irreps, target_irreps, internal_weights=True, shared_weights=True
         )
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if not hasattr(self, "selfmix"):
-            self.selfmix = None  # pickled before there was one
 
     def forward(
         self,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from gaunt_plugin.layers.many_body.many_body import MAX_CORRELATION, PARAMETRIZATIONS
+from gaunt_plugin import layers
 
-PRODUCTS = (*PARAMETRIZATIONS, "stock")
+PARAMETRIZATIONS = (*layers.PARAMETRIZATIONS, "stock")
 CONVOLUTIONS = ("aligned", "grid")
 
 
@@ -21,25 +21,26 @@ class GauntConfig:
     model again. Stock blocks that are handed these options raise.
 
     Attributes:
-        product: ``"power"``, ``"paper"``, ``"full"``, ``"nested"`` (see
-            :class:`~gaunt_plugin.layers.GauntManyBody`) or ``"stock"`` (MACE's CG contraction).
-        views: copies of the input in ``power`` and ``nested``.
+        parametrization: of the many-body product, ``"power"``, ``"paper"``, ``"full"``,
+            ``"nested"`` (see :class:`~gaunt_plugin.layers.GauntManyBody`) or ``"stock"`` (MACE's CG
+            contraction).
+        product_rank: copies of the input in ``power`` and ``nested``.
         antisymmetric: whether ``nested`` products have antisymmetric couplings, which make pseudo
             parity (0o, 1e, ...) from natural parity.
         correlation: factors per product; empty: MACE's ``correlation`` everywhere.
         convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`) or ``"grid"``
             (:class:`~gaunt_plugin.layers.GauntConvolution`); used by Gaunt interaction blocks.
-        rank: channels in the convolution per channel of the model.
-        selfmix: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` between convolution and Gaunt
-            product; 0: none.
+        convolution_rank: channels in the convolution per channel of the model.
+        selfmix_rank: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` between convolution and
+            Gaunt product; 0: none.
     """
 
-    product: tuple[str, ...] = ("power",)
-    views: tuple[int, ...] = (4,)
+    parametrization: tuple[str, ...] = ("power",)
+    product_rank: tuple[int, ...] = (4,)
     correlation: tuple[int, ...] = ()
     convolution: tuple[str, ...] = ("aligned",)
-    rank: tuple[int, ...] = (1,)
-    selfmix: tuple[int, ...] = (0,)
+    convolution_rank: tuple[int, ...] = (1,)
+    selfmix_rank: tuple[int, ...] = (0,)
     antisymmetric: tuple[bool, ...] = (False,)
 
     def resolve(self, num_layers: int, correlation: int | list[int]) -> GauntConfig:
@@ -60,40 +61,40 @@ class GauntConfig:
                     "give one or one per interaction"
                 )
             values[name] = entries
-        for name, possible in (("product", PRODUCTS), ("convolution", CONVOLUTIONS)):
+        for name, possible in (
+            ("parametrization", PARAMETRIZATIONS),
+            ("convolution", CONVOLUTIONS),
+        ):
             for entry in values[name]:
                 if entry not in possible:
                     raise ValueError(
                         f"unknown gaunt {name} {entry!r}; possible: {', '.join(possible)}"
                     )
-        for name, least, top in (
-            ("views", 1, None),
-            ("rank", 1, None),
-            ("selfmix", 0, None),
-            ("correlation", 1, MAX_CORRELATION),
-        ):
+        for name, least in (("convolution_rank", 1), ("selfmix_rank", 0)):
             for entry in values[name]:
-                if type(entry) is not int or entry < least or (top and entry > top):
-                    limit = f"1 to {top}" if top else f"a whole number, at least {least}"
-                    raise ValueError(f"gaunt {name} must be {limit}, got {entry!r}")
-        for product, antisymmetric in zip(values["product"], values["antisymmetric"]):
-            if type(antisymmetric) is not bool:
-                raise ValueError(
-                    f"gaunt antisymmetric must be true or false, got {antisymmetric!r}"
+                if type(entry) is not int or entry < least:
+                    raise ValueError(
+                        f"gaunt {name} must be a whole number, at least {least}, got {entry!r}"
+                    )
+        for parametrization, correlation, rank, antisymmetric, selfmix_rank in zip(
+            *(
+                values[name]
+                for name in (
+                    *("parametrization", "correlation", "product_rank", "antisymmetric"),
+                    "selfmix_rank",
                 )
-            if antisymmetric and product != "nested":
+            )
+        ):
+            if parametrization == "stock" and (antisymmetric or selfmix_rank):
                 raise ValueError(
-                    "gaunt antisymmetric belongs to product 'nested'; use false in layers with "
-                    f"product {product!r}"
+                    "gaunt antisymmetric and selfmix_rank belong to Gaunt products; use false and "
+                    "0 in layers with parametrization 'stock'"
                 )
-        for product, selfmix in zip(values["product"], values["selfmix"]):
-            if selfmix and product == "stock":
-                raise ValueError(
-                    "gaunt selfmix stands before a Gaunt product; use 0 in layers with product "
-                    "'stock'"
-                )
-        if "full" in values["product"] and max(values["correlation"]) > 3:
-            raise ValueError("gaunt product 'full' goes up to correlation 3; use 'power' beyond")
+            gaunt = "power" if parametrization == "stock" else parametrization
+            try:
+                layers.check_options(gaunt, correlation, rank, antisymmetric, "product_rank")
+            except ValueError as error:
+                raise ValueError(f"gaunt {error}") from error
         return replace(self, **values)
 
     def to_dict(self) -> dict[str, list]:

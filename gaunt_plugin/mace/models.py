@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from mace import modules
 
 import torch
+from e3nn import o3
 from e3nn.util.jit import compile_mode
 
+from gaunt_plugin.mace import descriptors
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig
 
@@ -25,7 +27,7 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
 
     Raises:
         ValueError: no GauntConfig (a conversion to another backend), unknown options, or irreps
-            that Gaunt blocks can't hold.
+            that Gaunt blocks or MACE's last layer can't hold.
     """
 
     def __init__(self, *, cueq_config: GauntConfig, oeq_config=None, **kwargs) -> None:
@@ -34,15 +36,20 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
                 "Gaunt layers have no cuEquivariance or OpenEquivariance version: leave out "
                 "enable_cueq, only_cueq, enable_oeq and --format=mliap for this model"
             )
+        hidden = o3.Irreps(kwargs["hidden_irreps"])
+        if not hidden or hidden[0].ir != o3.Irrep("0e"):
+            raise ValueError(
+                f"hidden_irreps must begin with 0e, which MACE's last layer keeps, got {hidden}"
+            )
         num_layers = kwargs["num_interactions"]
         config = cueq_config.resolve(num_layers, kwargs["correlation"])
-        gaunt_products = [name != "stock" for name in config.product]
+        gaunt_products = [name != "stock" for name in config.parametrization]
 
         # MACE calls the first class once and the other once per further layer, in order.
         options = iter(
             [
-                {"convolution": convolution, "rank": rank}
-                for convolution, rank in zip(config.convolution, config.rank)
+                {"convolution": convolution, "convolution_rank": rank}
+                for convolution, rank in zip(config.convolution, config.convolution_rank)
             ]
         )
         for name in ("interaction_cls_first", "interaction_cls"):
@@ -62,12 +69,19 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
                     num_elements=kwargs["num_elements"],
                     use_sc=stock.use_sc,
                     use_agnostic_product=stock.use_agnostic_product,
-                    parametrization=config.product[i],
-                    views=config.views[i],
-                    selfmix=config.selfmix[i],
+                    parametrization=config.parametrization[i],
+                    product_rank=config.product_rank[i],
+                    selfmix_rank=config.selfmix_rank[i],
                     antisymmetric=config.antisymmetric[i],
                 )
         self.cueq_config = config
+
+    def __call__(self, *args, **kwargs):
+        out = super().__call__(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            layers = [product.linear.irreps_out for product in self.products]
+            descriptors.note_invariants(out["node_feats"], layers)
+        return out
 
 
 class _BlockFactory:
@@ -84,3 +98,6 @@ class _BlockFactory:
 
     def __str__(self) -> str:  # MACE looks for "Residual" in it
         return str(self.cls)
+
+
+descriptors.register()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
+from dataclasses import fields
 
 from mace import modules
 from mace.tools import model_script_utils
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
-from gaunt_plugin.mace.config import CONVOLUTIONS, PRODUCTS, GauntConfig
+from gaunt_plugin.mace.config import CONVOLUTIONS, PARAMETRIZATIONS, GauntConfig
 from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import ScaleShiftMACE
 from gaunt_plugin.ops.cpu import build as kernels
@@ -33,70 +35,89 @@ def _register() -> None:
     model_script_utils.load_foundations_elements = load_foundations_elements
 
 
-def _entries(kind):
-    def parse(text: str) -> tuple:
-        return tuple(kind(entry.strip()) for entry in str(text).strip("[]() ").split(","))
+class _JoinWords(argparse.Action):
+    """Stores one tuple: MACE's parser hands on a list of a YAML file as one word per entry."""
 
-    parse.__name__ = f"list of {kind.__name__}"  # argparse shows it
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, tuple(entry for word in values for entry in word))
+
+
+def _entries_of(kind: Callable, expected: str) -> Callable[[str], list]:
+    def parse(word: str) -> list:
+        try:
+            return [kind(entry.strip(" '\"")) for entry in word.strip("[](), ").split(",")]
+        except (ValueError, KeyError):
+            raise argparse.ArgumentTypeError(
+                f"expected {expected} or a list of one per interaction, got {word!r}"
+            ) from None
+
     return parse
 
 
 def _true_or_false(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError  # argparse says which option it was
-    return text.lower() == "true"
+    return {"true": True, "false": False}[text.lower()]
+
+
+_NAME = _entries_of(str, "a name")
+_NUMBER = _entries_of(int, "a whole number")
+_BOOLEAN = _entries_of(_true_or_false, "true or false")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the Gaunt blocks; defaults become Gaunt blocks throughout."""
     group = parser.add_argument_group(
         "gaunt",
-        "Gaunt blocks. Each option takes one entry, or one per interaction separated by commas. "
+        "Gaunt blocks. Each option takes one entry, or one per interaction: 1,2 here, "
+        "also [1, 2] in YAML. "
         f"--interaction and --interaction_first also take {', '.join(INTERACTIONS)}, and are "
         "Gaunt blocks by default.",
     )
-    group.add_argument(
-        "--gaunt_product",
-        type=_entries(str),
-        default=_DEFAULTS.product,
-        help=f"many-body product: {', '.join(PRODUCTS)} (stock: MACE's symmetric contraction)",
+
+    def add(name: str, entries: Callable, text: str) -> None:
+        group.add_argument(
+            f"--gaunt_{name}",
+            nargs="+",
+            type=entries,
+            action=_JoinWords,
+            default=getattr(_DEFAULTS, name),
+            metavar="ENTRY",
+            help=text,
+        )
+
+    add(
+        "parametrization",
+        _NAME,
+        f"many-body product: {', '.join(PARAMETRIZATIONS)} (stock: MACE's own)",
     )
-    group.add_argument(
-        "--gaunt_views",
-        type=_entries(int),
-        default=_DEFAULTS.views,
-        help="copies of the features in the products 'power' and 'nested'",
+    add(
+        "product_rank",
+        _NUMBER,
+        "copies of the features in the products 'power' and 'nested'",
     )
-    group.add_argument(
-        "--gaunt_correlation",
-        type=_entries(int),
-        default=_DEFAULTS.correlation,
-        help="factors per product; default: --correlation everywhere",
+    add(
+        "correlation",
+        _NUMBER,
+        "factors per product; default: --correlation everywhere",
     )
-    group.add_argument(
-        "--gaunt_convolution",
-        type=_entries(str),
-        default=_DEFAULTS.convolution,
-        help=f"convolution of Gaunt interactions: {', '.join(CONVOLUTIONS)}",
+    add(
+        "convolution",
+        _NAME,
+        f"convolution of Gaunt interactions: {', '.join(CONVOLUTIONS)}",
     )
-    group.add_argument(
-        "--gaunt_rank",
-        type=_entries(int),
-        default=_DEFAULTS.rank,
-        help="channels in Gaunt convolutions per channel of the model",
+    add(
+        "convolution_rank",
+        _NUMBER,
+        "channels in Gaunt convolutions per channel of the model",
     )
-    group.add_argument(
-        "--gaunt_selfmix",
-        type=_entries(int),
-        default=_DEFAULTS.selfmix,
-        help="rank of a product of the messages with themselves before the many-body product; 0: "
-        "none",
+    add(
+        "selfmix_rank",
+        _NUMBER,
+        "rank of a product of the messages with themselves before the many-body product; 0: none",
     )
-    group.add_argument(
-        "--gaunt_antisymmetric",
-        type=_entries(_true_or_false),
-        default=_DEFAULTS.antisymmetric,
-        help="antisymmetric couplings in the product 'nested': they make pseudo parity (0o, 1e, "
+    add(
+        "antisymmetric",
+        _BOOLEAN,
+        "antisymmetric couplings in the product 'nested': they make pseudo parity (0o, 1e, "
         "...), which --hidden_irreps may have then",
     )
     parser.set_defaults(
@@ -107,19 +128,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _config(args: argparse.Namespace) -> GauntConfig:
     return GauntConfig(
-        product=args.gaunt_product,
-        views=args.gaunt_views,
-        correlation=args.gaunt_correlation,
-        convolution=args.gaunt_convolution,
-        rank=args.gaunt_rank,
-        selfmix=args.gaunt_selfmix,
-        antisymmetric=args.gaunt_antisymmetric,
+        **{field.name: getattr(args, f"gaunt_{field.name}") for field in fields(GauntConfig)}
     )
 
 
 def _is_stock(args: argparse.Namespace) -> bool:
     blocks = {args.interaction, args.interaction_first}
-    return not blocks & set(INTERACTIONS) and set(args.gaunt_product) == {"stock"}
+    return not blocks & set(INTERACTIONS) and set(args.gaunt_parametrization) == {"stock"}
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

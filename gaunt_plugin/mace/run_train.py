@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mace import tools
 from mace.cli import run_train
 
-from gaunt_plugin.mace.plugins import build_arg_parser
+from gaunt_plugin.mace.plugin_option import build_arg_parser
 
 
 @contextlib.contextmanager

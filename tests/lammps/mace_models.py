@@ -29,7 +29,7 @@ def make_model(kind: str, layers: int = 2, heads=("Default",)) -> torch.nn.Modul
     else:
         # both convolutions and two products
         names = ("aligned", "grid", "aligned")[:layers], ("power", "paper", "power")[:layers]
-        options["cueq_config"] = GauntConfig(convolution=names[0], product=names[1])
+        options["cueq_config"] = GauntConfig(convolution=names[0], parametrization=names[1])
     n = len(heads)
     return cls(
         r_max=CUTOFF,

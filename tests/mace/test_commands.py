@@ -3,6 +3,8 @@
 import functools
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 from mace.calculators import MACECalculator
 from mace.data import AtomicData, config_from_atoms
@@ -113,6 +115,27 @@ def test_eval_configs(workshop, two_heads, load):
         forces = expected["forces"].detach()
         np.testing.assert_allclose(atoms.arrays["MACE_forces"], forces, atol=1e-7)
         assert atoms.arrays["MACE_descriptors"].shape == (27, 8)
+
+
+def test_descriptors_of_both_parities(workshop, load):
+    folder = workshop.folder("both_parities")
+    workshop.train(
+        folder,
+        plugin="gaunt",
+        hidden_irreps="4x0e + 4x1o + 4x1e",
+        correlation=3,
+        gaunt_parametrization="nested, power",
+        gaunt_antisymmetric="true, false",
+    )
+    command = [Path(sysconfig.get_path("scripts"), "mace_eval_configs"), "--return_descriptors"]
+    command += ["--configs", "test.xyz", "--model", "run.model", "--output", "evaluated.xyz"]
+    subprocess.run(command, cwd=folder, check=True, timeout=200)
+    calculator = MACECalculator(folder / "run.model", default_dtype="float64")
+    for atoms in ase.io.read(folder / "evaluated.xyz", ":"):
+        found = atoms.arrays["MACE_descriptors"]
+        assert found.shape == (27, 8)
+        atoms.rotate(50, (1, 2, 3))
+        np.testing.assert_allclose(calculator.get_descriptors(atoms), found, atol=1e-7)
 
 
 def test_lammps_export_needs_neither_mace_nor_us(workshop, two_heads, load, tmp_path):
@@ -266,7 +289,7 @@ def test_plugin_with_stock_blocks_is_the_stock_model(workshop, load):
     models = []
     for name, options in (
         ("without", {}),
-        ("with", {"plugin": "gaunt", "gaunt_product": "stock"}),
+        ("with", {"plugin": "gaunt", "gaunt_parametrization": "stock"}),
     ):
         folder = workshop.folder(name)
         workshop.train(
@@ -314,17 +337,51 @@ def test_what_cannot_work_is_said_before_training(workshop, option, message):
 def test_wrong_options_are_said_before_training(workshop):
     folder = workshop.folder("wrong")
     for options, message in [
-        ({"gaunt_product": "cg"}, "unknown gaunt product 'cg'"),
-        ({"gaunt_antisymmetric": "maybe"}, "argument --gaunt_antisymmetric: invalid list of"),
-        ({"gaunt_antisymmetric": "true"}, "antisymmetric belongs to product 'nested'"),
-        ({"gaunt_rank": "1, 1, 1"}, "got 3 entries for 2 interactions"),
-        ({"gaunt_views": 0}, "gaunt views must be a whole number"),
+        ({"gaunt_parametrization": "cg"}, "unknown gaunt parametrization 'cg'"),
+        ({"gaunt_antisymmetric": "maybe"}, "--gaunt_antisymmetric: expected true or false or"),
+        ({"gaunt_convolution_rank": [1, 1.5]}, "expected a whole number or a list of one per"),
+        ({"gaunt_antisymmetric": "true"}, "has no antisymmetric products; use 'nested'"),
+        ({"gaunt_convolution_rank": "1, 1, 1"}, "got 3 entries for 2 interactions"),
+        ({"gaunt_product_rank": 0}, "gaunt product_rank must be a whole number"),
         ({"model": "AtomicDipolesMACE"}, "builds --model MACE or ScaleShiftMACE"),
         ({"hidden_irreps": "4x0e + 4x1e"}, "reaches pseudo degree 1 in irreps_out 4x0e+4x1e"),
     ]:
         output = workshop.train(folder, plugin="gaunt", fails=True, **options)
         assert message in output
         assert "Initial:" not in output
+
+
+OPTIONS = {
+    "parametrization": ["nested", "power"],
+    "antisymmetric": [True, False],
+    "convolution_rank": [1, 2],
+    "convolution": ["aligned"],
+}
+
+
+def _texts(join):
+    return {name: join(", ".join(map(str, entries))) for name, entries in OPTIONS.items()}
+
+
+@pytest.mark.parametrize(
+    ("in_file", "on_command_line"),
+    [
+        (OPTIONS, {}),
+        (_texts(str.lower), {}),
+        (_texts("[{}]".format), {}),
+        ({"convolution_rank": 2, "antisymmetric": False}, _texts("[{}]".format)),
+        ({"convolution_rank": [3, 3]}, _texts(lambda text: text.replace(" ", ""))),
+    ],
+    ids=["lists", "commas", "brackets", "brackets_over_file", "commas_over_list"],
+)
+def test_options_per_layer(workshop, request, in_file, on_command_line):
+    """One entry per layer, as the list of a YAML file or as text, there or on the command line."""
+    folder = workshop.folder(request.node.callspec.id)
+    settings = {f"gaunt_{name}": value for name, value in in_file.items()}
+    words = [w for name, text in on_command_line.items() for w in (f"--gaunt_{name}", text)]
+    output = workshop.train(folder, *words, "--dry_run", plugin="gaunt", **settings)
+    for name, entries in OPTIONS.items():
+        assert f"Gaunt {name}: {', '.join(map(str, (entries * 2)[:2]))}\n" in output
 
 
 @pytest.mark.parametrize("module", ["mace.cli.create_lammps_model", "mace.cli.eval_configs"])

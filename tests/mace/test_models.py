@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,17 +22,18 @@ import pytest
 import torch
 from e3nn import o3
 from e3nn.util import jit
-from gaunt_plugin.kernels import fused
 
 from gaunt_plugin.mace import weights
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE
+from gaunt_plugin.ops import EdgeConvolution
 
 from ..tolerances import assert_close
 
 ELEMENTS = [1, 6, 8]
 KEYS = ("energy", "forces", "virials", "stress")
+BOTH_PARITIES = {"parametrization": ("nested", "power"), "antisymmetric": (True, False)}
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +126,10 @@ def from_file(tmp_path_factory):
     torch.set_default_dtype(torch.float64)
     path = tmp_path_factory.mktemp("models") / "gaunt.model"
     torch.save(
-        make_model(correlation=3, product=("power", "full"), convolution=("aligned", "grid")), path
+        make_model(
+            correlation=3, parametrization=("power", "full"), convolution=("aligned", "grid")
+        ),
+        path,
     )
     torch.set_default_dtype(default)
     return torch.load(path, weights_only=False)
@@ -210,9 +215,8 @@ def training_gradients(model, *frames):
     "options",
     [
         {"correlation": 3},
-        {"product": ("paper",), "rank": (2,)},
-        {"correlation": 3, "product": ("nested", "power"), "antisymmetric": (True, False)}
-        | {"hidden": "5x0e + 5x1o + 5x1e"},
+        {"parametrization": ("paper",), "convolution_rank": (2,)},
+        BOTH_PARITIES | {"correlation": 3, "hidden": "5x0e + 5x1o + 5x1e"},
     ],
 )
 def test_compiled_kernels(options, kernels):
@@ -220,7 +224,8 @@ def test_compiled_kernels(options, kernels):
     model = make_model(**options)
     alone = ase.Atoms("H", positions=[[0, 0, 0]], cell=[9] * 3)
     systems = [(molecule(),), (crystal(),), (alone,), (alone, crystal(), molecule())]
-    with mock.patch.object(fused._Fused, "apply", side_effect=fused._Fused.apply) as calls:
+    operator = EdgeConvolution.operator
+    with mock.patch.object(EdgeConvolution, "operator", side_effect=operator) as calls:
         found = [evaluate(model, *frames) for frames in systems]
         gradients = training_gradients(model, *systems[-1])
         hessian = model(make_batch(model, crystal()), compute_hessian=True)["hessian"]
@@ -232,6 +237,51 @@ def test_compiled_kernels(options, kernels):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
     expected = model(make_batch(model, crystal()), compute_hessian=True)["hessian"]
     torch.testing.assert_close(hessian, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"parametrization": ("paper", "full"), "convolution": ("grid",), "selfmix_rank": (1, 0)},
+        BOTH_PARITIES | {"hidden": "4x0e + 4x1o + 4x1e"},
+    ],
+    ids=["default", "grid", "1e"],
+)
+def test_autocast(options):
+    """Training steps in bfloat16 where torch allows it are those of float32, roughly."""
+    torch.set_default_dtype(torch.float32)
+    model = make_model(correlation=3, **options)
+    atoms, turned = molecule(), molecule()
+    turned.rotate(40, (1, 2, 3))
+
+    def step(atoms):
+        batch = make_batch(model, atoms)
+        model.zero_grad()
+        out = model(batch, training=True)
+        loss = (out["forces"] - batch["positions"].detach()).square().sum() + out["energy"].sum()
+        loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return out["energy"].detach(), out["forces"].detach(), gradients
+
+    def assert_near(found, expected):
+        assert found.dtype == expected.dtype
+        assert (found - expected).norm() < 0.1 * expected.norm()
+
+    expected = step(atoms)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, (energy, forces, gradients) = step(atoms), step(turned)
+    for one, two in zip(found, expected, strict=True):
+        assert_near(one, two)
+    assert_near(energy, found[0])
+    rotation = torch.tensor(np.linalg.lstsq(atoms.positions, turned.positions)[0])
+    assert_near(forces, found[1] @ rotation.float())
+    assert_near(gradients, found[2])
+    for parameter in model.parameters():  # and another step from there
+        if parameter.grad is not None:
+            parameter.data -= 1e-3 * parameter.grad
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(part.isfinite().all() for part in step(atoms))
 
 
 def test_atoms_without_neighbours(from_file):
@@ -256,7 +306,7 @@ def test_atoms_without_neighbours(from_file):
     ],
 )
 def test_blocks(first, then, convolution, product):
-    check(first, then, convolution=(convolution,), product=(product,))
+    check(first, then, convolution=(convolution,), parametrization=(product,))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +320,13 @@ def test_blocks(first, then, convolution, product):
     ],
 )
 def test_mixed_blocks(first, then, convolution):
-    check(first, then, convolution=convolution, product=("power", "stock"), rank=(2, 1))
+    check(
+        first,
+        then,
+        convolution=convolution,
+        parametrization=("power", "stock"),
+        convolution_rank=(2, 1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -284,8 +340,7 @@ def test_mixed_blocks(first, then, convolution):
 def test_both_parities(hidden, max_ell, correlation):
     """Features of pseudo parity are made, go with the parity of a mirror image, and are used."""
     blocks = ("GauntInteractionBlock", "GauntResidualInteractionBlock")
-    options = {"product": ("nested", "power"), "antisymmetric": (True, False)}
-    options.update(hidden=hidden, max_ell=max_ell, correlation=correlation)
+    options = {**BOTH_PARITIES, "hidden": hidden, "max_ell": max_ell, "correlation": correlation}
     check(*blocks, **options)
     model, features, mirrored = make_model(*blocks, **options), [], molecule()
     for interaction in model.interactions:  # of size 1, since their products are looked at
@@ -306,6 +361,56 @@ def test_both_parities(hidden, max_ell, correlation):
         hook.remove()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hidden": "4x0e + 4x2e"},
+        BOTH_PARITIES | {"hidden": "4x0e + 4x1o + 4x1e", "correlation": 3},
+        BOTH_PARITIES
+        | {"hidden": "4x0e + 4x0o + 4x1o + 4x1e", "correlation": (4, 2), "max_ell": 3},
+    ],
+    ids=["natural", "gap", "1e", "0o_1e"],
+)
+def test_descriptors(options):
+    """The 0e features of each layer, which nothing turns or mirrors."""
+    models = [make_model(**options, seed=seed) for seed in (0, 1)]
+    features = []
+    for product in models[0].products:
+        product.register_forward_hook(lambda module, args, out: features.append(out[:, :4]))
+    calculator = MACECalculator(models=models, default_dtype="float64")
+    found = calculator.get_descriptors(molecule())
+    assert [one.shape for one in found] == [(9, 8)] * 2
+    np.testing.assert_array_equal(found[0], torch.cat(features, 1).detach())
+    assert np.abs(found[0] - found[1]).max() > 0.01
+    moved = molecule()
+    moved.rotate(40, (1, 2, 3))
+    moved.positions *= -1
+    np.testing.assert_allclose(calculator.get_descriptors(moved), found, rtol=0, atol=1e-12)
+    first = calculator.get_descriptors(molecule(), num_layers=1)
+    np.testing.assert_array_equal(first[0], found[0][:, :4])
+
+
+def test_results_can_be_saved(tmp_path):
+    model = make_model()
+    out = model(make_batch(model, molecule()))
+    torch.save(out, tmp_path / "out")
+    saved = torch.load(tmp_path / "out", weights_only=True)
+    assert torch.equal(saved["node_feats"], out["node_feats"])
+
+
+def test_descriptors_of_stock_models_are_stock():
+    model = make_model(
+        "RealAgnosticInteractionBlock",
+        "RealAgnosticResidualInteractionBlock",
+        cls=modules.ScaleShiftMACE,
+    )
+    calculator = MACECalculator(models=model, default_dtype="float64")
+    everything = calculator.get_descriptors(molecule(), invariants_only=False)
+    found = calculator.get_descriptors(molecule())
+    np.testing.assert_array_equal(found, everything[:, [0, 1, 2, 3, 16, 17, 18, 19]])
+
+
 def _without(features, part):
     return torch.cat(
         [features[:, : part.start], 0 * features[:, part], features[:, part.stop :]], 1
@@ -314,8 +419,8 @@ def _without(features, part):
 
 def test_selfmix():
     blocks = ("GauntInteractionBlock", "GauntResidualInteractionBlock")
-    check(*blocks, product=("power", "stock"), selfmix=(2, 0))
-    without, with_it = make_model(correlation=1), make_model(correlation=1, selfmix=(1,))
+    check(*blocks, parametrization=("power", "stock"), selfmix_rank=(2, 0))
+    without, with_it = make_model(correlation=1), make_model(correlation=1, selfmix_rank=(1,))
     # Turning the product off leaves the messages, at their scale: sqrt(1/2) where it reaches all.
     for block in with_it.products:
         block.selfmix.weight.data.zero_()
@@ -324,12 +429,12 @@ def test_selfmix():
     assert_same(evaluate(with_it, molecule()), evaluate(without, molecule()))
 
 
-def check(first, then, product, **options):
+def check(first, then, parametrization, **options):
     """The model has the blocks that were asked for, can be rebuilt and goes through TorchScript."""
-    model = make_model(first, then, product=product, **options)
+    model = make_model(first, then, parametrization=parametrization, **options)
     for block, name in zip(model.interactions, (first, then)):
         assert type(block).__name__ == name
-    for block, name in zip(model.products, (product * 2)[:2]):
+    for block, name in zip(model.products, (parametrization * 2)[:2]):
         assert isinstance(block, GauntProductBasisBlock) == (name != "stock")
     expected = evaluate(model, molecule(), crystal())
     assert expected["forces"].abs().max() > 1e-3
@@ -341,13 +446,17 @@ def check(first, then, product, **options):
 
 def test_options_differ_per_layer():
     model = make_model(
-        product=("power", "paper"), views=(2, 5), correlation=3, rank=(1, 3), convolution=("grid",)
+        parametrization=("power", "paper"),
+        product_rank=(2, 5),
+        correlation=3,
+        convolution_rank=(1, 3),
+        convolution=("grid",),
     )
     config = model.cueq_config
     assert config.correlation == (3, 3)
-    assert config.views == (2, 5)
+    assert config.product_rank == (2, 5)
     weights_ = [block.conv_tp.convolution.weight_numel for block in model.interactions]
-    single = make_model(convolution=("grid",), rank=(1,), correlation=3)
+    single = make_model(convolution=("grid",), convolution_rank=(1,), correlation=3)
     expected = [block.conv_tp.convolution.weight_numel for block in single.interactions]
     assert weights_ == [expected[0], 3 * expected[1]]
     assert GauntConfig.from_dict(config.to_dict()) == config
@@ -360,9 +469,17 @@ def test_configuration_rebuilds_the_same_model(from_file):
     assert_same(evaluate(model, molecule()), evaluate(from_file, molecule()))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"parametrization": ("power", "full")},
+        BOTH_PARITIES | {"hidden": "4x0e + 4x1o + 4x1e"},
+    ],
+    ids=["natural", "1e"],
+)
 @pytest.mark.parametrize("head", ["room", "hot"])
-def test_one_head_of_two(head):
-    model = make_model(heads=("room", "hot"), product=("power", "full"), correlation=3)
+def test_one_head_of_two(head, options):
+    model = make_model(heads=("room", "hot"), correlation=3, **options)
     single = remove_pt_head(model, head)
     assert single.heads == [head]
     expected = evaluate(model, molecule(), head=head)
@@ -449,18 +566,30 @@ def test_conversion_to_another_backend(from_file, convert):
     [
         ({"hidden": "4x0e + 4x1e"}, "reaches pseudo degree 1 in irreps_out"),
         ({"hidden": "4x0e + 4x0o"}, "reaches pseudo degree 0 in irreps_out"),
-        ({"antisymmetric": (True,)}, "antisymmetric belongs to product 'nested'"),
-        ({"antisymmetric": (1,), "product": ("nested",)}, "antisymmetric must be true or false"),
-        ({"product": ("cg",)}, "unknown gaunt product 'cg'; possible: "),
+        ({"antisymmetric": (True,)}, "has no antisymmetric products; use 'nested'"),
+        (
+            {"antisymmetric": (1,), "parametrization": ("nested",)},
+            "antisymmetric must be true or false",
+        ),
+        ({"parametrization": ("cg",)}, "unknown gaunt parametrization 'cg'; possible: "),
         ({"convolution": ("fast",)}, "unknown gaunt convolution 'fast'; possible: aligned, grid"),
-        ({"rank": (1, 1, 1)}, "got 3 entries for 2 interactions"),
-        ({"rank": (0,)}, "gaunt rank must be a whole number, at least 1, got 0"),
-        ({"selfmix": (-1,)}, "gaunt selfmix must be a whole number, at least 0, got -1"),
-        ({"selfmix": (1,), "product": ("power", "stock")}, "selfmix stands before a Gaunt product"),
-        ({"views": (1.5,)}, "gaunt views must be a whole number"),
+        ({"convolution_rank": (1, 1, 1)}, "got 3 entries for 2 interactions"),
+        (
+            {"convolution_rank": (0,)},
+            "gaunt convolution_rank must be a whole number, at least 1, got 0",
+        ),
+        ({"selfmix_rank": (-1,)}, "gaunt selfmix_rank must be a whole number, at least 0, got -1"),
+        (
+            {"selfmix_rank": (1,), "parametrization": ("power", "stock")},
+            "belong to Gaunt products",
+        ),
+        ({"product_rank": (1.5,)}, "gaunt product_rank must be a whole number"),
         ({"correlation": 99}, "gaunt correlation must be 1 to"),
-        ({"correlation": 4, "product": ("full",)}, "goes up to correlation 3"),
+        ({"correlation": 4, "parametrization": ("full",)}, "takes correlation 1 to 3, got 4"),
         ({"hidden": "4x0e + 2x1o"}, "multiplicit"),
+        ({"hidden": "4x1o + 4x0e"}, "must begin with 0e"),
+        ({"hidden": "4x1o + 4x0e", "parametrization": ("stock",)}, "must begin with 0e"),
+        (BOTH_PARITIES | {"hidden": "4x0o + 4x0e"}, "must begin with 0e"),
     ],
 )
 def test_clear_errors(options, message):
@@ -514,12 +643,12 @@ def test_stock_models_are_left_alone(tmp_path):
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
 
 
-SAVED = sorted(path for path in (Path(__file__).parent / "saved").iterdir() if path.is_dir())
+SAVED = Path(__file__).parent / "saved"
+RELEASES = sorted(path for path in SAVED.iterdir() if (path / "model.model").exists())
 
 
-@pytest.mark.parametrize("folder", SAVED, ids=lambda path: path.name)
-def test_models_of_earlier_releases_load(folder, tmp_path):
-    """As they were pickled then, by saved/make.py, with the same results; and they compile."""
+def check_saved(folder):
+    """The model in a folder of saved/make.py computes what it did then, and compiles."""
     expected = np.load(folder / "results.npz")
     atoms = ase.build.molecule("CH3CH2OH")
     path = folder / "model.model"
@@ -531,17 +660,11 @@ def test_models_of_earlier_releases_load(folder, tmp_path):
     assert_close(scripted(batch)["forces"], expected["forces"], "equivariance")
 
 
-def test_weights_of_earlier_versions_load():
-    """Checkpoints and packed weights have the last radial layer in the network."""
-    model = torch.load(SAVED[0] / "model.model", weights_only=False)
-    state = model.state_dict()
-    new, before = "conv_tp.weight", "conv_tp_weights.layer1.weight"
-    old = {key.replace(new, before): value for key, value in state.items()}
-    assert len(old.keys() - state.keys()) == 2
-    fresh = copy.deepcopy(model)
-    for parameter in fresh.parameters():
-        torch.nn.init.zeros_(parameter)
-    fresh.load_state_dict(old)
-    for key, value in fresh.state_dict().items():
-        assert torch.equal(value, state[key])
-    assert old.keys() != fresh.state_dict().keys()  # what is read stays as it was
+@pytest.mark.parametrize("folder", RELEASES, ids=lambda path: path.name)
+def test_models_of_earlier_releases_load(folder):
+    check_saved(folder)
+
+
+def test_the_script_for_saved_models(tmp_path):
+    runpy.run_path(str(SAVED / "make.py"))["main"](tmp_path / "now")
+    check_saved(tmp_path / "now")

@@ -24,9 +24,16 @@ MAX_CORRELATION = 8
 
 
 def check_options(
-    parametrization: str, correlation: int, rank: int = 4, antisymmetric: bool = False
+    parametrization: str,
+    correlation: int,
+    rank: int = 4,
+    antisymmetric: bool = False,
+    rank_name: str = "rank",
 ) -> None:
-    """Raise ValueError unless :class:`GauntManyBody` has these options."""
+    """Raise ValueError unless :class:`GauntManyBody` has these options.
+
+    ``rank_name``: what the caller calls the rank.
+    """
     if not isinstance(parametrization, str) or parametrization not in PARAMETRIZATIONS:
         raise ValueError(
             f"unknown parametrization {parametrization!r}; possible: {', '.join(PARAMETRIZATIONS)}"
@@ -34,7 +41,7 @@ def check_options(
     if type(correlation) is not int or not 1 <= correlation <= MAX_CORRELATION:
         raise ValueError(f"correlation must be 1 to {MAX_CORRELATION}, got {correlation!r}")
     if type(rank) is not int or rank < 1:
-        raise ValueError(f"rank must be a whole number, at least 1, got {rank!r}")
+        raise ValueError(f"{rank_name} must be a whole number, at least 1, got {rank!r}")
     if type(antisymmetric) is not bool:
         raise ValueError(f"antisymmetric must be true or false, got {antisymmetric!r}")
     PARAMETRIZATIONS[parametrization].check(correlation, antisymmetric)

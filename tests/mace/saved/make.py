@@ -44,7 +44,12 @@ def main(folder: Path) -> None:
         atomic_inter_shift=0.0,
         interaction_cls_first=INTERACTIONS["GauntInteractionBlock"],
         interaction_cls=INTERACTIONS["GauntResidualInteractionBlock"],
-        cueq_config=GauntConfig(),
+        cueq_config=GauntConfig(  # many classes, since their paths are part of the file
+            parametrization=("nested", "power"),
+            antisymmetric=(True, False),
+            convolution=("aligned", "grid"),
+            selfmix_rank=(0, 1),
+        ),
     )
     assert isinstance(model, modules.MACE)
     torch.save(model, folder / "model.model")

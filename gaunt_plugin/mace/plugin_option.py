@@ -1,8 +1,8 @@
 """The ``--plugin`` option of MACE's training command.
 
 A plugin is a module that registers its blocks in MACE when it is imported. A distribution
-declares it as an entry point of the group ``mace.plugins``, which the next major release of
-MACE plans to read itself::
+declares it as an entry point of the group ``mace.plugins``. MACE has announced a group of this
+name; no release of it reads one yet::
 
     [project.entry-points."mace.plugins"]
     gaunt = "gaunt_plugin.mace.plugin"
@@ -13,8 +13,8 @@ The module may define two functions, both optional:
 * ``check_arguments(parser, args)`` looks at the parsed options before anything else happens
   and reports what cannot work with ``parser.error`` (or a ``ValueError``).
 
-MACE skips a plugin that it loads unasked and that fails to import. A plugin that was asked for
-by name is never skipped here: that would train another model than the user meant.
+A plugin that fails to import is an error, since going on would train another model than the user
+meant.
 """
 
 import argparse

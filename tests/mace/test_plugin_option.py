@@ -8,6 +8,7 @@ import argparse
 import ast
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 HOOK = "gaunt_plugin_startup.pth"
+SOURCE = Path(__file__).parents[2] / "gaunt_plugin" / "_startup.pth"
 BLOCK = "DummyPluginInteractionBlock"
 WIDTH = "200"  # of the help text, which argparse wraps
 TRAIN = [os.path.join(sysconfig.get_path("scripts"), "mace_run_train")]
@@ -70,17 +72,17 @@ def plugin_folder(tmp_path):
 
 
 @pytest.fixture
-def plugins(plugin_folder, monkeypatch):
+def option(plugin_folder, monkeypatch):
     """The module under test, with the plugins above installed and MACE restored afterwards."""
     from mace import modules
 
-    from gaunt_plugin.mace import plugins
+    from gaunt_plugin.mace import plugin_option
 
     monkeypatch.syspath_prepend(plugin_folder)
     monkeypatch.setattr(sys, "argv", ["mace_run_train"])
     monkeypatch.delitem(sys.modules, "dummy_plugin", raising=False)
     before = dict(modules.interaction_classes)
-    yield plugins
+    yield plugin_option
     modules.interaction_classes.clear()
     modules.interaction_classes.update(before)
 
@@ -107,10 +109,9 @@ def write(folder, text):
 def test_the_package_is_installed_with_its_hook():
     files = importlib.metadata.files("gaunt-plugin")
     hooks = [file.locate() for file in files if file.name == HOOK]
-    source = Path(__file__).parents[2] / "gaunt_plugin" / "_startup.pth"
     assert len(hooks) == 1, "install the package first: python tests/run.py --env mace"
     assert hooks[0].parent == Path(sysconfig.get_path("purelib"))
-    assert hooks[0].read_text() == source.read_text()
+    assert hooks[0].read_text() == SOURCE.read_text()
 
 
 def test_console_script_takes_plugin(plugin_folder):
@@ -175,6 +176,39 @@ def test_other_commands_import_nothing_of_the_package(plugin_folder, arguments):
     done, _, report = run([sys.executable, *arguments], plugin_folder)
     assert done.returncode == 0
     assert report["loaded"] == []
+
+
+@pytest.mark.parametrize(
+    ("startup", "said"),
+    [
+        ("def install(): raise RuntimeError('two\\nlines')", r"RuntimeError('two\nlines')"),
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("def install(", "SyntaxError"),
+        ("", "cannot import name 'install'"),
+        ("def install(): pass", None),
+        (None, None),  # the file was left behind by an uninstallation
+    ],
+)
+@pytest.mark.parametrize("folder_left", [True, False])
+def test_an_error_in_the_hook_is_one_line(tmp_path, startup, said, folder_left):
+    shutil.copy(SOURCE, tmp_path / HOOK)
+    if startup is not None or folder_left:
+        (tmp_path / "gaunt_plugin").mkdir()
+    if startup is not None:
+        (tmp_path / "gaunt_plugin" / "_startup.py").write_text(startup)
+    code = "import site, sys; site.addsitedir(sys.argv[1]); print('goes on')"
+    command = [sys.executable, "-S", "-c", code, str(tmp_path), "mace_run_train", "--plugin", "x"]
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=env, cwd=tmp_path, check=True
+    )
+    assert done.stdout == "goes on\n"
+    if said is None:
+        assert done.stderr == ""
+    else:
+        assert done.stderr.startswith("gaunt_plugin could not prepare --plugin for MACE: ")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 # The hook's own decisions
@@ -249,26 +283,26 @@ def test_hook_looks_for_plugin_in_the_config(finders, tmp_path, text, asks, join
         ["--config", "plugin: broken", "--plugin", "dummy"],  # the command line wins
     ],
 )
-def test_ways_to_name_a_plugin(plugins, tmp_path, arguments):
+def test_ways_to_name_a_plugin(option, tmp_path, arguments):
     if arguments[0] == "--config":
         arguments[1] = write(tmp_path, arguments[1] + "\n")
     arguments += ["--name=test", f"--interaction={BLOCK}", "--dummy_rank=3"]
-    args = plugins.build_arg_parser(arguments).parse_args(arguments)
+    args = option.build_arg_parser(arguments).parse_args(arguments)
     assert args.plugin == ["dummy"]
     assert args.interaction == BLOCK
     assert args.dummy_rank == 3
 
 
-def test_parser_without_plugin_gives_mace_its_own_arguments(plugins):
+def test_parser_without_plugin_gives_mace_its_own_arguments(option):
     from mace.tools import build_default_arg_parser, check_args
 
     arguments = ["--name=test", "--hidden_irreps=16x0e + 16x1o", "--E0s", "{1: -13.6}"]
     stock = vars(build_default_arg_parser().parse_args(arguments))
-    args = plugins.build_arg_parser(arguments).parse_args(arguments)
+    args = option.build_arg_parser(arguments).parse_args(arguments)
     assert vars(args) == {**stock, "plugin": []}
     check_args(args)
     with pytest.raises(SystemExit):
-        plugins.build_arg_parser([]).parse_args(["--name=test", f"--interaction={BLOCK}"])
+        option.build_arg_parser([]).parse_args(["--name=test", f"--interaction={BLOCK}"])
 
 
 @pytest.mark.parametrize(
@@ -278,33 +312,33 @@ def test_parser_without_plugin_gives_mace_its_own_arguments(plugins):
         ("broken", "plugin 'broken' could not be loaded: ModuleNotFoundError: No module named"),
     ],
 )
-def test_plugin_that_cannot_be_used_stops_in_one_sentence(plugins, capsys, name, message):
+def test_plugin_that_cannot_be_used_stops_in_one_sentence(option, capsys, name, message):
     with pytest.raises(SystemExit) as stop:
-        plugins.build_arg_parser(["--plugin", name])
+        option.build_arg_parser(["--plugin", name])
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"mace_run_train: error: {message}")
     assert errors.count("\n") == 1
 
 
-def test_collisions_are_errors(plugins, tmp_path, monkeypatch):
-    [module] = plugins.load_plugins(["dummy"])
-    assert plugins.load_plugins(["dummy"]) == [module]  # imported once
+def test_collisions_are_errors(option, tmp_path, monkeypatch):
+    [module] = option.load_plugins(["dummy"])
+    assert option.load_plugins(["dummy"]) == [module]  # imported once
 
     other = make_distribution(tmp_path / "other", "other_plugin", PLUGIN_CODE, "other")
     monkeypatch.syspath_prepend(other)
-    with pytest.raises(plugins.PluginError, match=f"'other' .* ValueError: {BLOCK} is registered"):
-        plugins.load_plugins(["other"])
+    with pytest.raises(option.PluginError, match=f"'other' .* ValueError: {BLOCK} is registered"):
+        option.load_plugins(["other"])
 
     twin = make_distribution(tmp_path / "twin", "twin_plugin", PLUGIN_CODE, "dummy")
     monkeypatch.syspath_prepend(twin)
-    with pytest.raises(plugins.PluginError, match="'dummy' is declared by dummy_plugin and twin"):
-        plugins.load_plugins(["dummy"])
+    with pytest.raises(option.PluginError, match="'dummy' is declared by dummy_plugin and twin"):
+        option.load_plugins(["dummy"])
 
 
-def test_problems_are_reported_before_training(plugins, capsys):
+def test_problems_are_reported_before_training(option, capsys):
     arguments = ["--name=test", "--plugin=dummy", "--dummy_rank=10"]
-    parser = plugins.build_arg_parser(arguments)
+    parser = option.build_arg_parser(arguments)
     assert isinstance(parser, argparse.ArgumentParser)
     with pytest.raises(SystemExit):
         parser.parse_args(arguments)
