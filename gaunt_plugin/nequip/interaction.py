@@ -1,5 +1,6 @@
 """Gaunt counterpart of NequIP's interaction block."""
 
+import sys
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
@@ -17,13 +18,19 @@ from gaunt_plugin.layers._edges import channels_first
 from gaunt_plugin.layers._sphere_product import ordered
 from gaunt_plugin.layers.channel_groups import GroupedConvolution
 
+# nequip-package takes up the code of installed extensions. A model that comes from a package brings
+# this one along, and it may be packaged again where it isn't installed.
+_packaging = sys.modules.get("nequip.scripts._package_utils")
+if _packaging is not None:
+    _packaging._INTERNAL_MODULES.add("gaunt_plugin")
+
 
 class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     r""":class:`nequip.nn.InteractionBlock` with a Gaunt convolution and many-body product.
 
     With messages M = convolution(linear_1(x)) in the frame of each edge, ``product_features``
-    channels C = linear(M) of them, their product with themselves S = selfmix(C) if ``selfmix`` > 0
-    (else S = C), and the many-body product B of S if ``correlation`` > 1,
+    channels C = linear(M) of them, their product with themselves S = selfmix(C) if
+    ``selfmix_rank`` > 0 (else S = C), and the many-body product B of S if ``correlation`` > 1,
 
     .. math:: x_i' = \text{linear}_2([M_i, B_i]) + W_{z_i} x_i
 
@@ -32,12 +39,13 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     Args:
         irreps_in, irreps_out, radial_mlp_depth, radial_mlp_width, use_sc, is_first_layer,
             type_names, avg_num_neighbors: as in the stock block.
-        rank: channels in the convolution per channel of the features.
+        convolution_rank: channels in the convolution per channel of the features.
         correlation: number of factors of the many-body product; 1 leaves it out.
-        parametrization, views, antisymmetric: see :class:`~gaunt_plugin.layers.GauntManyBody`.
+        parametrization, product_rank, antisymmetric: ``parametrization``, ``views`` and
+            ``antisymmetric`` of :class:`~gaunt_plugin.layers.GauntManyBody`.
         product_features: channels of the products; default: the smallest multiplicity in
             ``irreps_out``.
-        selfmix: rank of the :class:`~gaunt_plugin.layers.GauntSelfmix`; 0 leaves it out.
+        selfmix_rank: of the :class:`~gaunt_plugin.layers.GauntSelfmix`; 0 leaves it out.
         product_parity: the products act on features of both parities, where the messages have
             them, rather than on those of natural parity alone.
         graph_attrs: node attributes also depend on the graph, not on the type alone.
@@ -56,19 +64,23 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         is_first_layer: bool = False,
         type_names: Optional[Sequence[str]] = None,
         avg_num_neighbors: Optional[Union[float, Dict[str, float]]] = None,
-        rank: int = 1,
+        convolution_rank: int = 1,
         correlation: int = 1,
         parametrization: str = "power",
-        views: int = 4,
+        product_rank: int = 4,
         product_features: Optional[int] = None,
-        selfmix: int = 0,
+        selfmix_rank: int = 0,
         product_parity: bool = False,
         antisymmetric: bool = False,
         graph_attrs: bool = False,
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank!r}")
+        if convolution_rank < 1:
+            raise ValueError(f"convolution_rank must be at least 1, got {convolution_rank!r}")
+        if antisymmetric and parametrization != "nested":
+            raise ValueError(
+                f"antisymmetric belongs to parametrization 'nested', got {parametrization!r}"
+            )
         embedding = Irreps([(irreps_in[AtomicDataDict.EDGE_EMBEDDING_KEY].num_irreps, (0, 1))])
         self._init_irreps(
             irreps_in=irreps_in,
@@ -92,11 +104,12 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         self.avg_num_neighbors_norm = AvgNumNeighborsNorm(
             avg_num_neighbors=avg_num_neighbors, type_names=type_names
         )
-        self.linear_1 = Linear(features, Irreps([(rank * m, ir) for m, ir in features]), **weights)
+        channels = Irreps([(convolution_rank * mul, ir) for mul, ir in features])
+        self.linear_1 = Linear(features, channels, **weights)
 
         wanted = {ir for _, ir in irreps_out}
         natural = [ir for _, ir in edge_attrs]
-        products = correlation != 1 or selfmix > 0
+        products = correlation != 1 or selfmix_rank > 0
         if products:
             wanted |= set(natural)
         self.convolution = GroupedConvolution(
@@ -126,8 +139,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             product_in = Irreps([(channels, ir) for ir in ordered(reached)])
             self.linear_product = Linear(messages, product_in, **weights)
             product_out = product_in
-            if selfmix > 0:
-                self.selfmix = GauntSelfmix(product_in, selfmix)
+            if selfmix_rank > 0:
+                self.selfmix = GauntSelfmix(product_in, selfmix_rank)
             if correlation != 1:
                 outputs = {ir for _, ir in irreps_out} & reached
                 product_out = Irreps([(channels, ir) for ir in ordered(outputs)])
@@ -137,8 +150,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                     correlation,
                     self.num_types,
                     parametrization,
-                    views,
-                    antisymmetric,
+                    views=product_rank,
+                    antisymmetric=antisymmetric,
                 )
             self.product_dims = [ir.dim for _, ir in product_in]
             messages = messages + product_out

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import ase.io
@@ -18,9 +19,11 @@ from nequip.model.saved_models import load_saved_model
 
 from gaunt_plugin.kernels import _call
 
+from ..once import once
 from .conftest import read_metrics, run_command
 
 pytestmark = pytest.mark.training
+MODEL = "training_module.model."
 TYPES = ["C", "H", "N", "O"]
 R_MAX = 4.0
 TOLERANCES = {"single": 5e-5, "double": 1e-12}  # the host's, for saved and compiled models
@@ -204,6 +207,7 @@ def test_two_processes_train_as_one(workshop):
     output = run_command(two, "nequip-train", *settings)
     assert "MEMBER: 2/2" in output
     assert "distributed_backend=gloo" in output
+    assert output.count("CPU kernels: switched off by GAUNT_KERNELS=0") == 1  # by one process
     curves = [read_metrics(folder / "out") for folder in (one, two)]
     for name in ("train_loss_step/weighted_sum", "train_loss_step/forces_mse"):
         expected, found = (curve[name] for curve in curves)
@@ -259,37 +263,98 @@ with open("results.json", "w") as file:
 """
 
 
-def test_package_needs_no_plugin(packages, references, trained, tmp_path):
+@pytest.fixture(scope="session")
+def without_plugin(tmp_path_factory):
+    """Runs ``python *arguments`` in an environment with everything but this package."""
+
+    def link(site: Path) -> None:
+        for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+            for entry in Path(folder).iterdir():
+                name = entry.name.lower().replace("-", "_")
+                ours = name.startswith(("gaunt_plugin", "_gaunt_plugin"))
+                if not ours and entry.suffix != ".pth":
+                    (site / entry.name).symlink_to(entry)
+
+    site = once(tmp_path_factory, "without_plugin", link)
+
+    def run(folder, *arguments) -> str:
+        # -S: no .pth files, which is how an editable install is found.
+        done = subprocess.run(
+            [sys.executable, "-S", *map(str, arguments)],
+            cwd=folder,
+            env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def read_without_plugin(without_plugin, package, folder):
+    """Results of a package, as those of :func:`evaluate`."""
+    ase.io.write(folder / "frames.traj", frames())
+    without_plugin(folder, "-c", READ_PACKAGE.format(package=str(package)))
+    results = json.loads((folder / "results.json").read_text())
+    return [
+        {name: np.array(result[name]) for name in ("energy", "forces", "energies", "stress")}
+        for result in results
+    ]
+
+
+def test_package_needs_no_plugin(packages, references, trained, without_plugin, tmp_path):
     """In an environment with everything but this package, the results are the same."""
     name, _ = trained
-    site = tmp_path / "site"
-    site.mkdir()
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for entry in Path(folder).iterdir():
-            ours = (
-                entry.name.lower().replace("-", "_").startswith(("gaunt_plugin", "_gaunt_plugin"))
-            )
-            if not ours and entry.suffix != ".pth":
-                (site / entry.name).symlink_to(entry)
-    run = tmp_path / "run"
-    run.mkdir()
-    ase.io.write(run / "frames.traj", frames())
-    code = READ_PACKAGE.format(package=str(packages[name]))
-    # -S: no .pth files, which is how an editable install is found.
-    environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        cwd=run,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((run / "results.json").read_text())
-    for result, expected in zip(results, references[name]):
-        for key, value in expected.items():
-            np.testing.assert_allclose(result[key], value, rtol=1e-12, atol=1e-12)
+    results = read_without_plugin(without_plugin, packages[name], tmp_path)
+    del results[0]["stress"]
+    assert_same(results, references[name], 1e-12)
+
+
+def test_packages_of_packages(workshop, packages, without_plugin):
+    """A package fine-tuned, packaged, and that again: with this package installed or not."""
+    folder = workshop.folder("fine_tuned")
+    package = packages["double"]
+    for number, installed in enumerate((False, True, False)):
+        arguments = workshop.settings(trainer__max_epochs=1, hydra__run__dir=f"out{number}")
+        arguments = [entry for entry in arguments if not entry.startswith(f"++{MODEL}")]
+        model = f"{{_target_: nequip.model.ModelFromPackage, package_path: {package}}}"
+        arguments += [f"~{MODEL[:-1]}", f"+{MODEL[:-1]}={model}"]
+        build = ["build", f"out{number}/best.ckpt", f"model{number}.nequip.zip"]
+        if installed:
+            workshop.run(folder, "nequip.scripts.train", *arguments)
+            workshop.run(folder, "nequip.scripts.package", *build)
+        else:
+            without_plugin(folder, "-m", "nequip.scripts.train", *arguments)
+            without_plugin(folder, "-m", "nequip.scripts.package", *build)
+        checkpoint = evaluate(NequIPCalculator._from_saved_model(folder / build[1]))
+        before = evaluate(NequIPCalculator._from_saved_model(package))
+        assert np.abs(checkpoint[0]["forces"] - before[0]["forces"]).max() > 1e-4  # it has learned
+        package = folder / build[2]
+        found = read_without_plugin(without_plugin, package, folder)
+        del found[0]["stress"]
+        assert_same(found, checkpoint, 1e-12)
+
+
+def test_content_of_a_package(packages):
+    """Our code that the model calls, and no library that stock NequIP does without."""
+    with zipfile.ZipFile(packages["double"]) as package:
+        names = [name.partition("/")[2] for name in package.namelist()]
+        external = package.read(f"{package.namelist()[0].split('/')[0]}/.data/extern_modules")
+    ours = {name.split("/")[1] for name in names if name.startswith("gaunt_plugin/")}
+    assert {"layers", "nequip", "sphere"} < ours
+    assert not ours & {"mace", "lammps"}
+    assert [n for n in names if n.startswith("gaunt_plugin/nequip/")] == [
+        "gaunt_plugin/nequip/interaction.py"
+    ]
+    libraries = {name.split(".")[0] for name in external.decode().split()}
+    assert libraries - set(sys.stdlib_module_names) == {
+        "numpy",
+        "opt_einsum_fx",
+        "packaging",
+        "torch",
+    }
 
 
 def test_calculator_from_a_package(packages, references, trained):
@@ -510,7 +575,10 @@ def test_wrong_options_are_said_in_one_sentence(workshop):
     folder = workshop.folder("wrong")
     for options, message in [
         ({"parametrization": "cg"}, "ValueError: unknown parametrization 'cg'; possible:"),
-        ({"rank": 0}, "ValueError: rank must be a whole number, at least 1, got 0"),
+        (
+            {"convolution_rank": 0},
+            "ValueError: convolution_rank must be a whole number, at least 1, got 0",
+        ),
         ({"correlation": "[2]"}, "ValueError: correlation must have one entry for each of the 2"),
     ]:
         options = {f"training_module__model__{key}": value for key, value in options.items()}

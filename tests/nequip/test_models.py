@@ -50,14 +50,18 @@ MODELS = {
     "natural parity": {},
     "both parities": {"parity": True},
     "both parities and a product": {"parity": True, "num_features": [5, 3, 2], "correlation": 3},
-    "features per degree": {"num_features": [3, 6, 2], "correlation": [3, 2], "rank": 2},
+    "features per degree": {
+        "num_features": [3, 6, 2],
+        "correlation": [3, 2],
+        "convolution_rank": 2,
+    },
     "the paper's weights": {"correlation": 4, "parametrization": "paper", "product_features": 3},
     "every coupling": {"correlation": 3, "parametrization": "full"},
-    "selfmix": {"selfmix": [2, 0]},
+    "selfmix": {"selfmix_rank": [2, 0]},
     "selfmix and product of both parities": {
         "parity": True,
         "num_features": [4, 3, 2],
-        "selfmix": 1,
+        "selfmix_rank": 1,
         "correlation": [2, 3],
         "product_parity": True,
     },
@@ -67,7 +71,7 @@ MODELS = {
         "parametrization": "nested",
         "product_parity": True,
         "antisymmetric": True,
-        "views": 2,
+        "product_rank": 2,
     },
     "neighbours of each type": {"avg_num_neighbors": {"H": 4.0, "C": 7.0, "O": 5.0}},
     "one Gaunt layer of three": {"num_layers": 3, "gaunt_layers": [1], "correlation": [1, 2, 1]},
@@ -390,10 +394,10 @@ def test_options_reach_the_layers():
         num_layers=3,
         gaunt_layers=[0, 2],
         correlation=[2, 5, 1],
-        rank=3,
-        views=2,
+        convolution_rank=3,
+        product_rank=2,
         product_features=3,
-        selfmix=[2, 0, 0],
+        selfmix_rank=[2, 0, 0],
     )
     first, second, third = convolutions(model)
     assert type(second) is InteractionBlock
@@ -409,6 +413,27 @@ def test_options_reach_the_layers():
         type(block) is not GauntInteractionBlock
         for block in convolutions(make_model(gaunt_layers=[]))
     )
+
+
+def test_options_of_each_layer():
+    """One entry per layer gives each layer what one value gives it alone."""
+    options = {
+        "convolution_rank": [1, 2],
+        "correlation": [3, 2],
+        "parametrization": ["nested", "power"],
+        "product_rank": [2, 3],
+        "antisymmetric": [True, False],
+        "selfmix_rank": [0, 1],
+    }
+    both = {"parity": True, "product_parity": True}
+    found = convolutions(make_model(**both, **options))
+    for layer, block in enumerate(found):
+        alone = {name: entries[layer] for name, entries in options.items()}
+        expected = convolutions(make_model(**both, **alone))[layer]
+        shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (block, expected)]
+        assert shapes[0] == shapes[1]
+    others = [block.product.state_dict().keys() for block in found]
+    assert others[0] != others[1]
 
 
 def test_antisymmetric_couplings_are_reached():
@@ -438,19 +463,31 @@ def test_product_of_both_parities():
     ("options", "message"),
     [
         ({"parametrization": "cg"}, "unknown parametrization 'cg'; possible: power, paper, full"),
-        ({"rank": 0}, "rank must be a whole number, at least 1, got 0"),
-        ({"rank": 1.5}, "rank must be a whole number"),
-        ({"views": 0}, "views must be a whole number, at least 1, got 0"),
+        ({"convolution_rank": 0}, "convolution_rank must be a whole number, at least 1, got 0"),
+        ({"convolution_rank": 1.5}, "convolution_rank must be a whole number"),
+        ({"product_rank": 0}, "product_rank must be a whole number, at least 1, got 0"),
         ({"correlation": 0}, "correlation must be a whole number, 1 to 8, got 0"),
         ({"correlation": 9}, "correlation must be a whole number, 1 to 8, got 9"),
         ({"correlation": 2.5}, "correlation must be a whole number, 1 to 8, got 2.5"),
         ({"correlation": [2, 2.5]}, "correlation must be a whole number, 1 to 8, got 2.5"),
         ({"correlation": [2]}, "one entry for each of the 2 layers"),
         ({"correlation": [2, 2, 2]}, "one entry for each of the 2 layers"),
-        ({"selfmix": -1}, "selfmix must be a whole number, at least 0, got -1"),
-        ({"selfmix": [1]}, "selfmix must have one entry for each of the 2 layers"),
+        ({"selfmix_rank": -1}, "selfmix_rank must be a whole number, at least 0, got -1"),
+        ({"selfmix_rank": [1]}, "selfmix_rank must have one entry for each of the 2 layers"),
         ({"product_parity": 1}, "product_parity must be true or false, got 1"),
         ({"antisymmetric": True}, "antisymmetric belongs to parametrization 'nested', got 'power'"),
+        (
+            {"antisymmetric": True, "parametrization": ["nested", "paper"]},
+            "antisymmetric belongs to parametrization 'nested', got 'paper'",
+        ),
+        ({"antisymmetric": [False, 1]}, "antisymmetric must be true or false, got 1"),
+        ({"antisymmetric": [True]}, "antisymmetric belongs to parametrization 'nested'"),
+        ({"antisymmetric": [False]}, "antisymmetric must have one entry for each of the 2 layers"),
+        ({"parametrization": ["power", "cg"]}, "unknown parametrization 'cg'; possible: power"),
+        ({"parametrization": 3 * ["paper"]}, "parametrization must have one entry for each of"),
+        ({"product_rank": [4, 0]}, "product_rank must be a whole number, at least 1, got 0"),
+        ({"product_rank": [4]}, "product_rank must have one entry for each of the 2 layers"),
+        ({"convolution_rank": []}, "convolution_rank must have one entry for each of the 2 layers"),
         ({"correlation": 4, "parametrization": "full"}, "correlation 1 to 3, got 4"),
         ({"gaunt_layers": [0, 2]}, "gaunt_layers \\[2\\] don't exist, .* layers 0 to 1"),
         ({"gaunt_layers": [-1]}, "gaunt_layers \\[-1\\] don't exist"),
