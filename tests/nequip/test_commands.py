@@ -81,9 +81,16 @@ def references(single, double):
 
 @pytest.fixture(scope="session")
 def packages(workshop, single, double):
-    """model.nequip.zip of each."""
-    args = ["build", "out/best.ckpt", "model.nequip.zip"]
-    running = [workshop.start(f, "nequip.scripts.package", *args) for f in (single, double)]
+    """model.nequip.zip of each, made in another folder than the training's."""
+    running = [
+        workshop.start(
+            workshop.root,
+            "nequip.scripts.package",
+            *("build", folder / "out/best.ckpt", folder / "model.nequip.zip"),
+            log=f"package_{folder.name}.txt",
+        )
+        for folder in (single, double)
+    ]
     for process in running:
         workshop.finish(process)
     return {"single": single / "model.nequip.zip", "double": double / "model.nequip.zip"}
@@ -104,10 +111,13 @@ def torchscript(packages, single, double):
 
 @pytest.fixture(scope="session")
 def aotinductor(workshop, single):
-    """File for pair_nequip. The target for ASE, in both dtypes: test_host_suite.py."""
-    arguments = ["out/best.ckpt", "model.nequip.pt2", "--mode", "aotinductor"]
+    """File for pair_nequip. The target for ASE, in both dtypes: test_host_suite.py.
+
+    Made in another folder than the training's.
+    """
+    arguments = [single / "out/best.ckpt", single / "model.nequip.pt2", "--mode", "aotinductor"]
     arguments += ["--device", "cpu", "--target", "pair_nequip"]
-    workshop.run(single, "nequip.scripts.compile", *arguments)
+    workshop.run(workshop.root, "nequip.scripts.compile", *arguments)
     return single / "model.nequip.pt2"
 
 
@@ -149,7 +159,7 @@ def test_errors_are_those_of_the_saved_model(references, double):
     metrics = read_metrics(double / "out")
     calculator = NequIPCalculator._from_saved_model(double / "out/best.ckpt")
     errors = []
-    for atoms in ase.io.read(double / "test.xyz", ":"):
+    for atoms in ase.io.read(double / "examples/3bpa_sample/test_300K.xyz", ":"):
         expected = atoms.get_forces()
         atoms.calc = calculator
         errors.append(atoms.get_forces() - expected)
