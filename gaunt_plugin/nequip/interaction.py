@@ -206,7 +206,9 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             x = x[:num_local]
         old = x
 
-        data[AtomicDataDict.NODE_FEATURES_KEY] = self.linear_1(x)
+        # e3nn's Linear takes no other dtype than its weights', under autocast neither.
+        dtype = self.linear_1.weight.dtype
+        data[AtomicDataDict.NODE_FEATURES_KEY] = self.linear_1(x.to(dtype))
         data = self.avg_num_neighbors_norm(data)
         if not self.is_first_layer:
             data = self.ghost_exchange(data, ghost_included=False)
@@ -229,7 +231,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         )[:num_local]
 
         if self.linear_product is not None:
-            mixed = self.linear_product(x)
+            mixed = self.linear_product(x.to(dtype))
             if self.selfmix is not None:
                 mixed = self.selfmix(mixed)
             if self.product is not None:
@@ -237,9 +239,9 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                     self.num_types, device=types.device
                 )
                 stacked = channels_first(mixed, self.product.channels, self.product_dims)
-                mixed = self.product(stacked, one_hot.to(x.dtype))
+                mixed = self.product(stacked, one_hot.to(stacked.dtype))
             x = torch.cat([x, mixed], dim=1)
-        x = self.linear_2(x)
+        x = self.linear_2(x.to(dtype))
 
         if self.sc is not None:
             num_types = self.num_types
@@ -248,5 +250,5 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                 num_types = 0  # as many as graphs times these
             rows = old.shape[0]
             x = x + self.sc(old, attrs[:rows], types[:rows], num_types)[:num_local]
-        data[AtomicDataDict.NODE_FEATURES_KEY] = x
+        data[AtomicDataDict.NODE_FEATURES_KEY] = x.to(dtype)
         return data
