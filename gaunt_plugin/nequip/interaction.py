@@ -1,5 +1,6 @@
 """Gaunt counterpart of NequIP's interaction block."""
 
+import importlib
 import sys
 from typing import Dict, List, Optional, Sequence, Union
 
@@ -181,9 +182,9 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         The file then needs gaunt_plugin with built kernels wherever it is loaded; NequIP imports
         what it needs. Elsewhere than on the CPU it is as without.
         """
-        from gaunt_plugin.kernels.ops import put_into_programs
-
-        put_into_programs(model)
+        # By name, which finds what is installed. In a packaged model an import would find the
+        # package's own copy, which has no kernels and would register operators of its own.
+        importlib.import_module("gaunt_plugin.kernels.ops").put_into_programs(model)
         for module in model.modules():
             if isinstance(module, cls):
                 module._nequip_custom_ops_libs = ("gaunt_plugin.kernels.ops",)

@@ -355,6 +355,8 @@ def test_content_of_a_package(packages):
     ours = {name.split("/")[1] for name in names if name.startswith("gaunt_plugin/")}
     assert {"layers", "nequip", "sphere"} < ours
     assert not ours & {"mace", "lammps"}
+    # What registers operators must be of the installed package.
+    assert not [name for name in names if name.endswith("kernels/ops.py")]
     assert [n for n in names if n.startswith("gaunt_plugin/nequip/")] == [
         "gaunt_plugin/nequip/interaction.py"
     ]
@@ -474,10 +476,13 @@ def test_aotinductor_file_for_lammps(aotinductor):
 @pytest.mark.skipif(
     os.environ.get("GAUNT_TEST_ALL") != "1", reason="two minutes of a compiler: GAUNT_TEST_ALL=1"
 )
-def test_aotinductor_file_with_kernels(workshop, single, references, kernels, monkeypatch):
+@pytest.mark.parametrize("source", ["out/best.ckpt", "model.nequip.zip"])
+def test_aotinductor_file_with_kernels(
+    workshop, single, packages, source, references, kernels, monkeypatch
+):
     """NequIP imports the operators when it loads the file."""
-    file = single / "kernels.nequip.pt2"
-    arguments = ["out/best.ckpt", file.name, "--mode", "aotinductor", "--target", "ase"]
+    file = single / f"kernels_{Path(source).suffix[1:]}.nequip.pt2"
+    arguments = [source, file.name, "--mode", "aotinductor", "--target", "ase"]
     arguments += ["--device", "cpu", "--modifiers", "enable_GauntKernels"]
     workshop.run(single, "nequip.scripts.compile", *arguments)
     calculator = NequIPCalculator.from_compiled_model(file, device="cpu")
@@ -485,6 +490,35 @@ def test_aotinductor_file_with_kernels(workshop, single, references, kernels, mo
     monkeypatch.setattr(_call, "call", lambda *args: (calls.append(args[0]), call(*args)))
     assert_same(evaluate(calculator), references["single"], TOLERANCES["single"])
     assert {"convolution", "rotation"} <= set(calls)
+
+
+KERNELS_OF_BOTH = """
+import sys
+import torch
+from e3nn.util.jit import script
+from nequip.model.modify_utils import modify
+from nequip.model.saved_models import load_saved_model
+from nequip.model.saved_models.package import data_dict_from_package
+from nequip.utils.global_state import set_global_state
+set_global_state()
+data = data_dict_from_package(sys.argv[1])
+for path in sys.argv[1:]:
+    model = load_saved_model(path).eval()
+    expected = model(data.copy())
+    program = script(modify(model, [{"modifier": "enable_GauntKernels"}]))
+    assert "gaunt::" in str(program.inlined_graph)
+    found = program(data.copy())
+    for key in ("total_energy", "forces"):
+        torch.testing.assert_close(found[key], expected[key], rtol=5e-5, atol=5e-5)
+"""
+
+
+def test_kernels_of_a_package(packages, single, kernels):
+    """Its programs call the installed kernels, and so do those of a checkpoint afterwards.
+
+    In a process of its own, where nothing has registered the operators before.
+    """
+    run_command(single, sys.executable, "-c", KERNELS_OF_BOTH, packages["single"], "out/best.ckpt")
 
 
 def test_torchscript_command_refuses_mode(workshop, single):

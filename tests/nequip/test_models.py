@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import pickle
 import subprocess
 import sys
@@ -29,6 +30,9 @@ from gaunt_plugin.nequip import (
 )
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 
+SLOW = pytest.mark.skipif(
+    os.environ.get("GAUNT_TEST_ALL") != "1", reason="minutes of a compiler: GAUNT_TEST_ALL=1"
+)
 TYPES = ["H", "C", "O"]
 R_MAX = 3.0
 OPTIONS = {
@@ -282,6 +286,46 @@ def test_compiled_kernels_in_programs(name, kernels):
     kernels(False)
     for one, atoms in zip(found, (molecule(), crystal(), alone), strict=True):
         assert_same(one, evaluate(model, atoms))
+
+
+GRADIENTS_IN_GRAPHS = (
+    "gaunt_plugin/kernels/passes.py asks inside of an operator whether the last layer of the "
+    "radial network is wanted, and a graph runs it without gradients"
+)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=SLOW)])
+@pytest.mark.parametrize(
+    "modifiers",
+    [
+        [],
+        pytest.param(
+            [{"modifier": "enable_GauntKernels"}],
+            marks=pytest.mark.xfail(strict=True, reason=GRADIENTS_IN_GRAPHS),
+        ),
+    ],
+    ids=["plain", "kernels"],
+)
+def test_train_time_compile(modifiers, backend, kernels, monkeypatch):
+    """NequIP's ``compile_mode: compile``: every parameter's gradient, as in eager training.
+
+    aot_eager runs the graphs that inductor compiles, operator by operator.
+    """
+    kernels(bool(modifiers))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    small = {"l_max": 1, "num_features": 2, "radial_mlp_width": 4, "num_bessels": 3}
+    config = {"_target_": "gaunt_plugin.nequip.GauntNequIPGNNModel", **OPTIONS, **small}
+    config["correlation"] = 2
+    molecules = (molecule(), molecule()[:5])  # with one, NequIP compiles nothing
+    eager = named_gradients(make_model(**small, correlation=2), *molecules)
+    model = modify({**config, "compile_mode": "compile"}, modifiers)  # as a configuration has it
+    for _ in range(2):
+        compiled = named_gradients(model, *molecules)
+    assert len(model._compiled_cache[0]) == 1
+    assert compiled.keys() == eager.keys()
+    for name, gradient in eager.items():
+        error, size = (compiled[name] - gradient).abs().max(), gradient.abs().max()
+        assert error <= 1e-8 * size, name
 
 
 @pytest.mark.parametrize("name", MODELS)
