@@ -22,15 +22,10 @@ if not re.match(r"0\.19\.[1-9]", nequip.__version__):
         f"gaunt_plugin.nequip is made for nequip >= 0.19.1, < 0.20, found {nequip.__version__}"
     )
 
-from nequip.scripts._package_utils import register_libraries_as_external_for_packaging
-
 from gaunt_plugin.nequip.models import (
     FullGauntNequIPGNNModel,
     GauntNequIPGNNModel,
     PresetGauntNequIPGNNModel,
 )
-
-# Quadrature rules come from SciPy when a model is built; a packaged model holds their values.
-register_libraries_as_external_for_packaging(extern_modules=["scipy"])
 
 __all__ = ["FullGauntNequIPGNNModel", "GauntNequIPGNNModel", "PresetGauntNequIPGNNModel"]

@@ -1,5 +1,6 @@
 """Gaunt counterpart of NequIP's interaction block."""
 
+import sys
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
@@ -22,13 +23,19 @@ from gaunt_plugin.layers.irreps import channels_first, ordered
 from gaunt_plugin.ops import operators_in_programs
 from gaunt_plugin.ops._operator import kernels
 
+# nequip-package takes up the code of installed extensions. A model that comes from a package brings
+# this one along, and it may be packaged again where it isn't installed.
+_packaging = sys.modules.get("nequip.scripts._package_utils")
+if _packaging is not None:
+    _packaging._INTERNAL_MODULES.add("gaunt_plugin")
+
 
 class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     r""":class:`nequip.nn.InteractionBlock` with a Gaunt convolution and many-body product.
 
     With messages M = convolution(linear_1(x)) in the frame of each edge, ``product_features``
-    channels C = linear(M) of them, their product with themselves S = selfmix(C) if ``selfmix`` > 0
-    (else S = C), and the many-body product B of S if ``correlation`` > 1,
+    channels C = linear(M) of them, their product with themselves S = selfmix(C) if
+    ``selfmix_rank`` > 0 (else S = C), and the many-body product B of S if ``correlation`` > 1,
 
     .. math:: x_i' = \text{linear}_2([M_i, B_i]) + W_{z_i} x_i
 
@@ -37,12 +44,13 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     Args:
         irreps_in, irreps_out, radial_mlp_depth, radial_mlp_width, use_sc, is_first_layer,
             type_names, avg_num_neighbors: as in the stock block.
-        rank: channels in the convolution per channel of the features.
+        convolution_rank: channels in the convolution per channel of the features.
         correlation: number of factors of the many-body product; 1 leaves it out.
-        parametrization, views, antisymmetric: see :class:`~gaunt_plugin.layers.GauntManyBody`.
+        parametrization, product_rank, antisymmetric: ``parametrization``, ``rank`` and
+            ``antisymmetric`` of :class:`~gaunt_plugin.layers.GauntManyBody`.
         product_features: channels of the products; default: the smallest multiplicity in
             ``irreps_out``.
-        selfmix: rank of the :class:`~gaunt_plugin.layers.GauntSelfmix`; 0 leaves it out.
+        selfmix_rank: of the :class:`~gaunt_plugin.layers.GauntSelfmix`; 0 leaves it out.
         product_parity: the products act on features of both parities, where the messages have
             them, rather than on those of natural parity alone.
         graph_attrs: node attributes also depend on the graph, not on the type alone.
@@ -61,19 +69,23 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         is_first_layer: bool = False,
         type_names: Optional[Sequence[str]] = None,
         avg_num_neighbors: Optional[Union[float, Dict[str, float]]] = None,
-        rank: int = 1,
+        convolution_rank: int = 1,
         correlation: int = 1,
         parametrization: str = "power",
-        views: int = 4,
+        product_rank: int = 4,
         product_features: Optional[int] = None,
-        selfmix: int = 0,
+        selfmix_rank: int = 0,
         product_parity: bool = False,
         antisymmetric: bool = False,
         graph_attrs: bool = False,
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank!r}")
+        if convolution_rank < 1:
+            raise ValueError(f"convolution_rank must be at least 1, got {convolution_rank!r}")
+        if antisymmetric and parametrization != "nested":
+            raise ValueError(
+                f"antisymmetric belongs to parametrization 'nested', got {parametrization!r}"
+            )
         embedding = Irreps([(irreps_in[AtomicDataDict.EDGE_EMBEDDING_KEY].num_irreps, (0, 1))])
         self._init_irreps(
             irreps_in=irreps_in,
@@ -97,11 +109,12 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         self.avg_num_neighbors_norm = AvgNumNeighborsNorm(
             avg_num_neighbors=avg_num_neighbors, type_names=type_names
         )
-        self.linear_1 = Linear(features, Irreps([(rank * m, ir) for m, ir in features]), **weights)
+        channels = Irreps([(convolution_rank * mul, ir) for mul, ir in features])
+        self.linear_1 = Linear(features, channels, **weights)
 
         wanted = {ir for _, ir in irreps_out}
         natural = [ir for _, ir in edge_attrs]
-        products = correlation != 1 or selfmix > 0
+        products = correlation != 1 or selfmix_rank > 0
         if products:
             wanted |= set(natural)
         self.convolution = GroupedConvolution(
@@ -131,8 +144,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             product_in = Irreps([(channels, ir) for ir in ordered(reached)])
             self.linear_product = Linear(messages, product_in, **weights)
             product_out = product_in
-            if selfmix > 0:
-                self.selfmix = GauntSelfmix(product_in, selfmix)
+            if selfmix_rank > 0:
+                self.selfmix = GauntSelfmix(product_in, selfmix_rank)
             if correlation != 1:
                 outputs = {ir for _, ir in irreps_out} & reached
                 product_out = Irreps([(channels, ir) for ir in ordered(outputs)])
@@ -142,8 +155,8 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                     correlation,
                     self.num_types,
                     parametrization,
-                    views,
-                    antisymmetric,
+                    rank=product_rank,
+                    antisymmetric=antisymmetric,
                 )
             self.product_dims = [ir.dim for _, ir in product_in]
             messages = messages + product_out
@@ -201,7 +214,9 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             x = x[:num_local]
         old = x
 
-        data[AtomicDataDict.NODE_FEATURES_KEY] = self.linear_1(x)
+        # e3nn's Linear takes no other dtype than its weights', under autocast neither.
+        dtype = self.linear_1.weight.dtype
+        data[AtomicDataDict.NODE_FEATURES_KEY] = self.linear_1(x.to(dtype))
         data = self.avg_num_neighbors_norm(data)
         if not self.is_first_layer:
             data = self.ghost_exchange(data, ghost_included=False)
@@ -224,7 +239,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         )[:num_local]
 
         if self.linear_product is not None:
-            mixed = self.linear_product(x)
+            mixed = self.linear_product(x.to(dtype))
             if self.selfmix is not None:
                 mixed = self.selfmix(mixed)
             if self.product is not None:
@@ -232,9 +247,9 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                     self.num_types, device=types.device
                 )
                 stacked = channels_first(mixed, self.product.channels, self.product_dims)
-                mixed = self.product(stacked, one_hot.to(x.dtype))
+                mixed = self.product(stacked, one_hot.to(stacked.dtype))
             x = torch.cat([x, mixed], dim=1)
-        x = self.linear_2(x)
+        x = self.linear_2(x.to(dtype))
 
         if self.sc is not None:
             num_types = self.num_types
@@ -243,5 +258,5 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                 num_types = 0  # as many as graphs times these
             rows = old.shape[0]
             x = x + self.sc(old, attrs[:rows], types[:rows], num_types)[:num_local]
-        data[AtomicDataDict.NODE_FEATURES_KEY] = x
+        data[AtomicDataDict.NODE_FEATURES_KEY] = x.to(dtype)
         return data

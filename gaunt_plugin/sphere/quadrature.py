@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: a dataclass would look its text up in sys.modules, where
 # the modules of a model packaged by NequIP are not.
+import importlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,10 +62,9 @@ def quadrature(degree: int, method: str = "auto") -> Quadrature:
 
 
 def _lebedev(degree: int) -> Quadrature:
-    # SciPy is imported here: it is slow to import and only needed when a layer is built.
-    from scipy.integrate import lebedev_rule
-
-    nodes, weights = lebedev_rule(degree)
+    # SciPy is slow to import and only needed when a layer is built. A model that NequIP packages
+    # carries this module, and every import that can be seen in it would be one of the package's.
+    nodes, weights = importlib.import_module("scipy.integrate").lebedev_rule(degree)
     return _paired(nodes.T, weights / weights.sum(), degree, "lebedev")
 
 

@@ -6,6 +6,7 @@ console script.
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -28,10 +29,8 @@ CONFIGS = ROOT / "configs" / "nequip"
 SAMPLE = ROOT / "examples" / "3bpa_sample"
 # The quickstart on few frames, with a small model.
 SMALL = {
-    "data.split_dataset.file_path": "train.xyz",
     "data.split_dataset.train": 6,
     "data.split_dataset.val": 3,
-    "data.test_file_path": "test.xyz",
     "data.train_dataloader.batch_size": 2,
     "data.train_dataloader.shuffle": False,
     "trainer.max_epochs": 2,
@@ -82,10 +81,15 @@ def pytest_collection_modifyitems(config, items):
 
 
 def write_data(folder: Path) -> None:
-    """Write files of nine frames for training and validation and three for testing."""
+    """Write the files that the configurations name: nine frames for training, three for testing."""
     frames = ase.io.read(SAMPLE / "train_300K.xyz", ":12")
-    ase.io.write(folder / "train.xyz", frames[:9])
-    ase.io.write(folder / "test.xyz", frames[9:])
+    for config in CONFIGS.glob("*.yaml"):
+        text = config.read_text()
+        for data in re.findall(r"data_folder: \$\{hydra:runtime.cwd\}/(.+)", text):
+            (folder / data).mkdir(parents=True, exist_ok=True)
+            for name in re.findall(r"\$\{data_folder\}/(.+)", text):
+                chosen = frames[:9] if name == "train_300K.xyz" else frames[9:]
+                ase.io.write(folder / data / name, chosen)
 
 
 class Workshop(Forks):

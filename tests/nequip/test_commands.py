@@ -5,21 +5,25 @@ import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 import torch
-from gaunt_plugin.kernels import _call
 from nequip.data import compute_neighborlist_, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListPruneTransform
 from nequip.integrations.ase import NequIPCalculator
 from nequip.model.saved_models import load_saved_model
 
+from gaunt_plugin.ops import _operator
+
+from ..once import once
 from .conftest import read_metrics, run_command
 
 pytestmark = pytest.mark.training
+MODEL = "training_module.model."
 TYPES = ["C", "H", "N", "O"]
 R_MAX = 4.0
 TOLERANCES = {"single": 5e-5, "double": 1e-12}  # the host's, for saved and compiled models
@@ -77,9 +81,16 @@ def references(single, double):
 
 @pytest.fixture(scope="session")
 def packages(workshop, single, double):
-    """model.nequip.zip of each."""
-    args = ["build", "out/best.ckpt", "model.nequip.zip"]
-    running = [workshop.start(f, "nequip.scripts.package", *args) for f in (single, double)]
+    """model.nequip.zip of each, made in another folder than the training's."""
+    running = [
+        workshop.start(
+            workshop.root,
+            "nequip.scripts.package",
+            *("build", folder / "out/best.ckpt", folder / "model.nequip.zip"),
+            log=f"package_{folder.name}.txt",
+        )
+        for folder in (single, double)
+    ]
     for process in running:
         workshop.finish(process)
     return {"single": single / "model.nequip.zip", "double": double / "model.nequip.zip"}
@@ -100,10 +111,13 @@ def torchscript(packages, single, double):
 
 @pytest.fixture(scope="session")
 def aotinductor(workshop, single):
-    """File for pair_nequip. The target for ASE, in both dtypes: test_host_suite.py."""
-    arguments = ["out/best.ckpt", "model.nequip.pt2", "--mode", "aotinductor"]
+    """File for pair_nequip. The target for ASE, in both dtypes: test_host_suite.py.
+
+    Made in another folder than the training's.
+    """
+    arguments = [single / "out/best.ckpt", single / "model.nequip.pt2", "--mode", "aotinductor"]
     arguments += ["--device", "cpu", "--target", "pair_nequip"]
-    workshop.run(single, "nequip.scripts.compile", *arguments)
+    workshop.run(workshop.root, "nequip.scripts.compile", *arguments)
     return single / "model.nequip.pt2"
 
 
@@ -145,7 +159,7 @@ def test_errors_are_those_of_the_saved_model(references, double):
     metrics = read_metrics(double / "out")
     calculator = NequIPCalculator._from_saved_model(double / "out/best.ckpt")
     errors = []
-    for atoms in ase.io.read(double / "test.xyz", ":"):
+    for atoms in ase.io.read(double / "examples/3bpa_sample/test_300K.xyz", ":"):
         expected = atoms.get_forces()
         atoms.calc = calculator
         errors.append(atoms.get_forces() - expected)
@@ -203,6 +217,7 @@ def test_two_processes_train_as_one(workshop):
     output = run_command(two, "nequip-train", *settings)
     assert "MEMBER: 2/2" in output
     assert "distributed_backend=gloo" in output
+    assert output.count("CPU kernels: switched off by GAUNT_KERNELS=0") == 1  # by one process
     curves = [read_metrics(folder / "out") for folder in (one, two)]
     for name in ("train_loss_step/weighted_sum", "train_loss_step/forces_mse"):
         expected, found = (curve[name] for curve in curves)
@@ -258,37 +273,100 @@ with open("results.json", "w") as file:
 """
 
 
-def test_package_needs_no_plugin(packages, references, trained, tmp_path):
+@pytest.fixture(scope="session")
+def without_plugin(tmp_path_factory):
+    """Runs ``python *arguments`` in an environment with everything but this package."""
+
+    def link(site: Path) -> None:
+        for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+            for entry in Path(folder).iterdir():
+                name = entry.name.lower().replace("-", "_")
+                ours = name.startswith(("gaunt_plugin", "_gaunt_plugin"))
+                if not ours and entry.suffix != ".pth":
+                    (site / entry.name).symlink_to(entry)
+
+    site = once(tmp_path_factory, "without_plugin", link)
+
+    def run(folder, *arguments) -> str:
+        # -S: no .pth files, which is how an editable install is found.
+        done = subprocess.run(
+            [sys.executable, "-S", *map(str, arguments)],
+            cwd=folder,
+            env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def read_without_plugin(without_plugin, package, folder):
+    """Results of a package, as those of :func:`evaluate`."""
+    ase.io.write(folder / "frames.traj", frames())
+    without_plugin(folder, "-c", READ_PACKAGE.format(package=str(package)))
+    results = json.loads((folder / "results.json").read_text())
+    return [
+        {name: np.array(result[name]) for name in ("energy", "forces", "energies", "stress")}
+        for result in results
+    ]
+
+
+def test_package_needs_no_plugin(packages, references, trained, without_plugin, tmp_path):
     """In an environment with everything but this package, the results are the same."""
     name, _ = trained
-    site = tmp_path / "site"
-    site.mkdir()
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for entry in Path(folder).iterdir():
-            ours = (
-                entry.name.lower().replace("-", "_").startswith(("gaunt_plugin", "_gaunt_plugin"))
-            )
-            if not ours and entry.suffix != ".pth":
-                (site / entry.name).symlink_to(entry)
-    run = tmp_path / "run"
-    run.mkdir()
-    ase.io.write(run / "frames.traj", frames())
-    code = READ_PACKAGE.format(package=str(packages[name]))
-    # -S: no .pth files, which is how an editable install is found.
-    environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        cwd=run,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((run / "results.json").read_text())
-    for result, expected in zip(results, references[name]):
-        for key, value in expected.items():
-            np.testing.assert_allclose(result[key], value, rtol=1e-12, atol=1e-12)
+    results = read_without_plugin(without_plugin, packages[name], tmp_path)
+    del results[0]["stress"]
+    assert_same(results, references[name], 1e-12)
+
+
+def test_packages_of_packages(workshop, packages, without_plugin):
+    """A package fine-tuned, packaged, and that again: with this package installed or not."""
+    folder = workshop.folder("fine_tuned")
+    package = packages["double"]
+    for number, installed in enumerate((False, True, False)):
+        arguments = workshop.settings(trainer__max_epochs=1, hydra__run__dir=f"out{number}")
+        arguments = [entry for entry in arguments if not entry.startswith(f"++{MODEL}")]
+        model = f"{{_target_: nequip.model.ModelFromPackage, package_path: {package}}}"
+        arguments += [f"~{MODEL[:-1]}", f"+{MODEL[:-1]}={model}"]
+        build = ["build", f"out{number}/best.ckpt", f"model{number}.nequip.zip"]
+        if installed:
+            workshop.run(folder, "nequip.scripts.train", *arguments)
+            workshop.run(folder, "nequip.scripts.package", *build)
+        else:
+            without_plugin(folder, "-m", "nequip.scripts.train", *arguments)
+            without_plugin(folder, "-m", "nequip.scripts.package", *build)
+        checkpoint = evaluate(NequIPCalculator._from_saved_model(folder / build[1]))
+        before = evaluate(NequIPCalculator._from_saved_model(package))
+        assert np.abs(checkpoint[0]["forces"] - before[0]["forces"]).max() > 1e-4  # it has learned
+        package = folder / build[2]
+        found = read_without_plugin(without_plugin, package, folder)
+        del found[0]["stress"]
+        assert_same(found, checkpoint, 1e-12)
+
+
+def test_content_of_a_package(packages):
+    """Our code that the model calls, and no library that stock NequIP does without."""
+    with zipfile.ZipFile(packages["double"]) as package:
+        names = [name.partition("/")[2] for name in package.namelist()]
+        external = package.read(f"{package.namelist()[0].split('/')[0]}/.data/extern_modules")
+    ours = {name.split("/")[1] for name in names if name.startswith("gaunt_plugin/")}
+    assert {"layers", "nequip", "ops", "sphere"} == ours
+    assert not ours & {"mace", "lammps"}
+    # Kernels are the installed package's.
+    assert not [name for name in names if name.endswith(".cpp")]
+    assert [n for n in names if n.startswith("gaunt_plugin/nequip/")] == [
+        "gaunt_plugin/nequip/interaction.py"
+    ]
+    libraries = {name.split(".")[0] for name in external.decode().split()}
+    assert libraries - set(sys.stdlib_module_names) == {
+        "numpy",
+        "opt_einsum_fx",
+        "packaging",
+        "torch",
+    }
 
 
 def test_calculator_from_a_package(packages, references, trained):
@@ -398,17 +476,49 @@ def test_aotinductor_file_for_lammps(aotinductor):
 @pytest.mark.skipif(
     os.environ.get("GAUNT_TEST_ALL") != "1", reason="two minutes of a compiler: GAUNT_TEST_ALL=1"
 )
-def test_aotinductor_file_with_kernels(workshop, single, references, kernels, monkeypatch):
+@pytest.mark.parametrize("source", ["out/best.ckpt", "model.nequip.zip"])
+def test_aotinductor_file_with_kernels(
+    workshop, single, packages, source, references, kernels, monkeypatch
+):
     """NequIP imports the operators when it loads the file."""
-    file = single / "kernels.nequip.pt2"
-    arguments = ["out/best.ckpt", file.name, "--mode", "aotinductor", "--target", "ase"]
+    file = single / f"kernels_{Path(source).suffix[1:]}.nequip.pt2"
+    arguments = [source, file.name, "--mode", "aotinductor", "--target", "ase"]
     arguments += ["--device", "cpu", "--modifiers", "enable_GauntKernels"]
     workshop.run(single, "nequip.scripts.compile", *arguments)
     calculator = NequIPCalculator.from_compiled_model(file, device="cpu")
-    calls, call = [], _call.call
-    monkeypatch.setattr(_call, "call", lambda *args: (calls.append(args[0]), call(*args)))
+    calls, call = [], _operator.call
+    monkeypatch.setattr(_operator, "call", lambda *args: (calls.append(args[0]), call(*args)))
     assert_same(evaluate(calculator), references["single"], TOLERANCES["single"])
-    assert {"convolution", "rotation"} <= set(calls)
+    assert {"convolution", "edge_frames"} <= set(calls)
+
+
+KERNELS_OF_BOTH = """
+import sys
+import torch
+from e3nn.util.jit import script
+from nequip.model.modify_utils import modify
+from nequip.model.saved_models import load_saved_model
+from nequip.model.saved_models.package import data_dict_from_package
+from nequip.utils.global_state import set_global_state
+set_global_state()
+data = data_dict_from_package(sys.argv[1])
+for path in sys.argv[1:]:
+    model = load_saved_model(path).eval()
+    expected = model(data.copy())
+    program = script(modify(model, [{"modifier": "enable_GauntKernels"}]))
+    assert "gaunt::" in str(program.inlined_graph)
+    found = program(data.copy())
+    for key in ("total_energy", "forces"):
+        torch.testing.assert_close(found[key], expected[key], rtol=5e-5, atol=5e-5)
+"""
+
+
+def test_kernels_of_a_package(packages, single, kernels):
+    """Its programs call the installed kernels, and so do those of a checkpoint afterwards.
+
+    In a process of its own, where nothing has registered the operators before.
+    """
+    run_command(single, sys.executable, "-c", KERNELS_OF_BOTH, packages["single"], "out/best.ckpt")
 
 
 def test_torchscript_command_refuses_mode(workshop, single):
@@ -509,7 +619,10 @@ def test_wrong_options_are_said_in_one_sentence(workshop):
     folder = workshop.folder("wrong")
     for options, message in [
         ({"parametrization": "cg"}, "ValueError: unknown parametrization 'cg'; possible:"),
-        ({"rank": 0}, "ValueError: rank must be a whole number, at least 1, got 0"),
+        (
+            {"convolution_rank": 0},
+            "ValueError: convolution_rank must be a whole number, at least 1, got 0",
+        ),
         ({"correlation": "[2]"}, "ValueError: correlation must have one entry for each of the 2"),
     ]:
         options = {f"training_module__model__{key}": value for key, value in options.items()}

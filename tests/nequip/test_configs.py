@@ -84,6 +84,17 @@ def test_builds_at_its_own_size(name):
     assert str(features) == "+".join(expected)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_of_data_are_whole(name):
+    """NequIP's later commands read the data again, from any folder."""
+    settings = read(name)
+    data = settings["data"]
+    tests = data["test_file_path"]
+    paths = [data["split_dataset"]["file_path"], *([tests] if isinstance(tests, str) else tests)]
+    assert all(path.startswith("${data_folder}/") for path in paths)
+    assert settings["data_folder"].startswith("${hydra:runtime.cwd}/")
+
+
 def test_published_settings():
     """Batzner et al., Nature Communications 2022: NequIP on 3BPA."""
     settings = read("3bpa")

@@ -40,7 +40,7 @@ MODELS = {
         "num_features": 4,
         "parity": False,
         "correlation": [2, 3],
-        "selfmix": [1, 0],
+        "selfmix_rank": [1, 0],
         "per_type_energy_scales": 1.3,
         "per_type_energy_shifts": {"H": 1.0, "C": 2.0, "O": 3.0},
         "per_edge_type_cutoff": {"H": 2.0, "C": {"H": 4.0, "C": 3.5, "O": 3.7}},

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import pickle
 import subprocess
 import sys
@@ -13,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from e3nn.util.jit import script
-from gaunt_plugin.kernels import fused
 from nequip.data import AtomicDataDict, compute_neighborlist_, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper
-from nequip.model import nequip_models
+from nequip.model import NequIPGNNModel, nequip_models
 from nequip.model.modify_utils import modify
 from nequip.nn import InteractionBlock
 
@@ -28,7 +28,11 @@ from gaunt_plugin.nequip import (
     PresetGauntNequIPGNNModel,
 )
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
+from gaunt_plugin.ops import EdgeConvolution
 
+SLOW = pytest.mark.skipif(
+    os.environ.get("GAUNT_TEST_ALL") != "1", reason="minutes of a compiler: GAUNT_TEST_ALL=1"
+)
 TYPES = ["H", "C", "O"]
 R_MAX = 3.0
 OPTIONS = {
@@ -50,14 +54,18 @@ MODELS = {
     "natural parity": {},
     "both parities": {"parity": True},
     "both parities and a product": {"parity": True, "num_features": [5, 3, 2], "correlation": 3},
-    "features per degree": {"num_features": [3, 6, 2], "correlation": [3, 2], "rank": 2},
+    "features per degree": {
+        "num_features": [3, 6, 2],
+        "correlation": [3, 2],
+        "convolution_rank": 2,
+    },
     "the paper's weights": {"correlation": 4, "parametrization": "paper", "product_features": 3},
     "every coupling": {"correlation": 3, "parametrization": "full"},
-    "selfmix": {"selfmix": [2, 0]},
+    "selfmix": {"selfmix_rank": [2, 0]},
     "selfmix and product of both parities": {
         "parity": True,
         "num_features": [4, 3, 2],
-        "selfmix": 1,
+        "selfmix_rank": 1,
         "correlation": [2, 3],
         "product_parity": True,
     },
@@ -67,7 +75,7 @@ MODELS = {
         "parametrization": "nested",
         "product_parity": True,
         "antisymmetric": True,
-        "views": 2,
+        "product_rank": 2,
     },
     "neighbours of each type": {"avg_num_neighbors": {"H": 4.0, "C": 7.0, "O": 5.0}},
     "one Gaunt layer of three": {"num_layers": 3, "gaunt_layers": [1], "correlation": [1, 2, 1]},
@@ -212,14 +220,40 @@ def test_hessian(name):
     torch.testing.assert_close(hessian[5], slope, rtol=0, atol=1e-6)
 
 
-def training_gradients(model, atoms):
-    """Gradients of a loss on energies and forces."""
+def named_gradients(model, *molecules, autocast=False):
+    """Gradients of a loss on energies and forces, for every parameter that has one."""
     model.train()
     model.zero_grad()
-    out = model(make_graph(atoms))
-    (out["forces"].square().sum() + out["total_energy"].sum()).backward()
+    graphs = AtomicDataDict.batched_from_list([make_graph(atoms) for atoms in molecules])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = model(graphs)
+        loss = out["forces"].square().sum() + out["total_energy"].sum()
+    loss.backward()
     model.eval()
-    return [p.grad for p in model.parameters() if p.grad is not None]
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def training_gradients(model, atoms):
+    return list(named_gradients(model, atoms).values())
+
+
+@pytest.mark.xfail(strict=False, reason="layers decide by torch's rules after the restructuring")
+@pytest.mark.parametrize("name", ["natural parity", "both parities and a product", "selfmix"])
+def test_training_step_under_autocast(name):
+    """NequIP's own models raise inside of e3nn."""
+    model = make_model(**MODELS[name], model_dtype="float32")
+    expected = named_gradients(model, molecule())
+    found = named_gradients(model, molecule(), autocast=True)
+    assert found.keys() == expected.keys()
+    for key, one in expected.items():
+        assert (found[key] - one).norm() < 0.1 * one.norm(), key
+
+
+def test_autocast_of_stock_models():
+    """Should they learn it, the test above is to compare with them."""
+    model = NequIPGNNModel(**{**OPTIONS, "model_dtype": "float32"})
+    with pytest.raises(RuntimeError, match="same dtype"):
+        named_gradients(model, molecule(), autocast=True)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -227,7 +261,8 @@ def test_compiled_kernels(name, kernels):
     """The same energies, forces, virials and gradients of a training step."""
     model = make_model(**MODELS[name])
     alone = ase.Atoms("H", positions=[[0, 0, 0]])
-    with mock.patch.object(fused._Fused, "apply", side_effect=fused._Fused.apply) as calls:
+    operator = EdgeConvolution.operator
+    with mock.patch.object(EdgeConvolution, "operator", side_effect=operator) as calls:
         found = [evaluate(model, atoms) for atoms in (molecule(), crystal(), alone)]
         gradients = training_gradients(model, crystal())
     assert calls.call_count
@@ -244,14 +279,45 @@ def test_compiled_kernels_in_programs(name, kernels):
     model = make_model(**MODELS[name])
     changed = modify(copy.deepcopy(model), [{"modifier": "enable_GauntKernels"}])
     program = script(changed)
-    assert len(program.inlined_graph.findAllNodes("gaunt::fused")) >= 2
-    assert "gaunt_plugin.kernels.ops" in changed.metadata["nequip_custom_ops_libs"]
+    assert len(program.inlined_graph.findAllNodes("gaunt::convolution")) >= 2
+    assert "gaunt_plugin.ops" in changed.metadata["nequip_custom_ops_libs"]
     alone = ase.Atoms("H", positions=[[0, 0, 0]])
     with run_as_written():  # otherwise it compiles for each size
         found = [evaluate(program, atoms) for atoms in (molecule(), crystal(), alone)]
     kernels(False)
     for one, atoms in zip(found, (molecule(), crystal(), alone), strict=True):
         assert_same(one, evaluate(model, atoms))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=SLOW)])
+@pytest.mark.parametrize(
+    "modifiers",
+    [
+        [],
+        [{"modifier": "enable_GauntKernels"}],
+    ],
+    ids=["plain", "kernels"],
+)
+def test_train_time_compile(modifiers, backend, kernels, monkeypatch):
+    """NequIP's ``compile_mode: compile``: every parameter's gradient, as in eager training.
+
+    aot_eager runs the graphs that inductor compiles, operator by operator.
+    """
+    kernels(bool(modifiers))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    small = {"l_max": 1, "num_features": 2, "radial_mlp_width": 4, "num_bessels": 3}
+    config = {"_target_": "gaunt_plugin.nequip.GauntNequIPGNNModel", **OPTIONS, **small}
+    config["correlation"] = 2
+    molecules = (molecule(), molecule()[:5])  # with one, NequIP compiles nothing
+    eager = named_gradients(make_model(**small, correlation=2), *molecules)
+    model = modify({**config, "compile_mode": "compile"}, modifiers)  # as a configuration has it
+    for _ in range(2):
+        compiled = named_gradients(model, *molecules)
+    assert len(model._compiled_cache[0]) == 1
+    assert compiled.keys() == eager.keys()
+    for name, gradient in eager.items():
+        error, size = (compiled[name] - gradient).abs().max(), gradient.abs().max()
+        assert error <= 1e-8 * size, name
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -390,10 +456,10 @@ def test_options_reach_the_layers():
         num_layers=3,
         gaunt_layers=[0, 2],
         correlation=[2, 5, 1],
-        rank=3,
-        views=2,
+        convolution_rank=3,
+        product_rank=2,
         product_features=3,
-        selfmix=[2, 0, 0],
+        selfmix_rank=[2, 0, 0],
     )
     first, second, third = convolutions(model)
     assert type(second) is InteractionBlock
@@ -409,6 +475,27 @@ def test_options_reach_the_layers():
         type(block) is not GauntInteractionBlock
         for block in convolutions(make_model(gaunt_layers=[]))
     )
+
+
+def test_options_of_each_layer():
+    """One entry per layer gives each layer what one value gives it alone."""
+    options = {
+        "convolution_rank": [1, 2],
+        "correlation": [3, 2],
+        "parametrization": ["nested", "power"],
+        "product_rank": [2, 3],
+        "antisymmetric": [True, False],
+        "selfmix_rank": [0, 1],
+    }
+    both = {"parity": True, "product_parity": True}
+    found = convolutions(make_model(**both, **options))
+    for layer, block in enumerate(found):
+        alone = {name: entries[layer] for name, entries in options.items()}
+        expected = convolutions(make_model(**both, **alone))[layer]
+        shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (block, expected)]
+        assert shapes[0] == shapes[1]
+    others = [block.product.state_dict().keys() for block in found]
+    assert others[0] != others[1]
 
 
 def test_antisymmetric_couplings_are_reached():
@@ -438,19 +525,31 @@ def test_product_of_both_parities():
     ("options", "message"),
     [
         ({"parametrization": "cg"}, "unknown parametrization 'cg'; possible: power, paper, full"),
-        ({"rank": 0}, "rank must be a whole number, at least 1, got 0"),
-        ({"rank": 1.5}, "rank must be a whole number"),
-        ({"views": 0}, "views must be a whole number, at least 1, got 0"),
+        ({"convolution_rank": 0}, "convolution_rank must be a whole number, at least 1, got 0"),
+        ({"convolution_rank": 1.5}, "convolution_rank must be a whole number"),
+        ({"product_rank": 0}, "product_rank must be a whole number, at least 1, got 0"),
         ({"correlation": 0}, "correlation must be a whole number, 1 to 8, got 0"),
         ({"correlation": 9}, "correlation must be a whole number, 1 to 8, got 9"),
         ({"correlation": 2.5}, "correlation must be a whole number, 1 to 8, got 2.5"),
         ({"correlation": [2, 2.5]}, "correlation must be a whole number, 1 to 8, got 2.5"),
         ({"correlation": [2]}, "one entry for each of the 2 layers"),
         ({"correlation": [2, 2, 2]}, "one entry for each of the 2 layers"),
-        ({"selfmix": -1}, "selfmix must be a whole number, at least 0, got -1"),
-        ({"selfmix": [1]}, "selfmix must have one entry for each of the 2 layers"),
+        ({"selfmix_rank": -1}, "selfmix_rank must be a whole number, at least 0, got -1"),
+        ({"selfmix_rank": [1]}, "selfmix_rank must have one entry for each of the 2 layers"),
         ({"product_parity": 1}, "product_parity must be true or false, got 1"),
         ({"antisymmetric": True}, "antisymmetric belongs to parametrization 'nested', got 'power'"),
+        (
+            {"antisymmetric": True, "parametrization": ["nested", "paper"]},
+            "antisymmetric belongs to parametrization 'nested', got 'paper'",
+        ),
+        ({"antisymmetric": [False, 1]}, "antisymmetric must be true or false, got 1"),
+        ({"antisymmetric": [True]}, "antisymmetric belongs to parametrization 'nested'"),
+        ({"antisymmetric": [False]}, "antisymmetric must have one entry for each of the 2 layers"),
+        ({"parametrization": ["power", "cg"]}, "unknown parametrization 'cg'; possible: power"),
+        ({"parametrization": 3 * ["paper"]}, "parametrization must have one entry for each of"),
+        ({"product_rank": [4, 0]}, "product_rank must be a whole number, at least 1, got 0"),
+        ({"product_rank": [4]}, "product_rank must have one entry for each of the 2 layers"),
+        ({"convolution_rank": []}, "convolution_rank must have one entry for each of the 2 layers"),
         ({"correlation": 4, "parametrization": "full"}, "correlation 1 to 3, got 4"),
         ({"gaunt_layers": [0, 2]}, "gaunt_layers \\[2\\] don't exist, .* layers 0 to 1"),
         ({"gaunt_layers": [-1]}, "gaunt_layers \\[-1\\] don't exist"),
