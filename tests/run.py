@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,28 +107,20 @@ def run_sanitized(args: argparse.Namespace, pytest_args: list[str]) -> list[Resu
     """Tests of the kernels, which stop at the first fault that a sanitizer finds."""
     host = args.env or "mace"
     python = environment_of(host, args.python or sys.executable)
-    with tempfile.TemporaryDirectory() as folder:
-        # Into files: pytest keeps what a test writes to stderr, and a stopped process loses it.
-        common = f"halt_on_error=1:print_stacktrace=1:log_path={folder}/report"
-        env = {
-            # Python is not compiled with the sanitizer, so its runtime must be there first;
-            # it looks for the one of C++ exceptions when it starts.
-            "LD_PRELOAD": " ".join(runtime(name) for name in ("libasan.so", "libstdc++.so")),
-            # Python leaves memory to the system when it ends.
-            "ASAN_OPTIONS": f"{common}:detect_leaks=0",
-            "UBSAN_OPTIONS": common,
-            # The compiler itself is much slower with the runtime.
-            "CXX": shlex.join(["env", "-u", "LD_PRELOAD", *compiler()]),
-            "GAUNT_CXXFLAGS": SANITIZERS,
-        }
-        result = run_tests("sanitized kernels", python, SANITIZED, pytest_args, env)
-        reports = sorted(Path(folder).iterdir())
-        for report in reports:
-            print(f"== {report.name}\n{report.read_text(errors='replace')}", flush=True)
-    title, code, closing_line = result
-    if reports:
-        closing_line += f", {len(reports)} reports of sanitizers"
-    return [(title, code or len(reports), closing_line)]
+    env = {
+        # Python is not compiled with the sanitizer, so its runtime must be there first; it looks
+        # for the one of C++ exceptions when it starts.
+        "LD_PRELOAD": " ".join(runtime(name) for name in ("libasan.so", "libstdc++.so")),
+        # Python leaves memory to the system when it ends.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        # The compiler itself is much slower with the runtime.
+        "CXX": shlex.join(["env", "-u", "LD_PRELOAD", *compiler()]),
+        "GAUNT_CXXFLAGS": SANITIZERS,
+    }
+    # A report comes to stderr just before it ends the process, which then runs no test again.
+    options = ["--capture=sys", "--max-worker-restart=0"]
+    return [run_tests("sanitized kernels", python, SANITIZED, [*options, *pytest_args], env)]
 
 
 def hosts(args: argparse.Namespace) -> list[str]:
