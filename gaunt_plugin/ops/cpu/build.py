@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import subprocess
 import tempfile
 import time
@@ -20,7 +21,9 @@ SOURCES = [p for kind in ("*.cpp", "*.h") for p in sorted(Path(__file__).parent.
 
 
 def build(*, force: bool = False, report=print) -> Path:
-    """Compile the kernels, unless they are there.
+    """Compile the kernels, unless this compiler has made them already.
+
+    ``GAUNT_CXXFLAGS`` has further options for the compiler.
 
     Args:
         force: compile even if they are there.
@@ -33,7 +36,8 @@ def build(*, force: bool = False, report=print) -> Path:
         BuildError: no compiler, or it fails; the message says what to do.
     """
     target = path()
-    if target.is_file() and not force:
+    made_by = target.with_suffix(".compiler")
+    if not force and target.is_file() and _is_current(made_by):
         report(f"the kernels are built already: {target}")
         return target
     compiler = find_compiler()
@@ -42,7 +46,7 @@ def build(*, force: bool = False, report=print) -> Path:
     # Built beside its place and moved there in one step: no half a library is ever loaded.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
         out = Path(scratch) / "kernels.so"
-        command = command_of(compiler, out, "-march=native")
+        command = command_of(compiler, out, "-march=native", *_extra_options())
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
@@ -52,7 +56,9 @@ def build(*, force: bool = False, report=print) -> Path:
             ctypes.CDLL(str(out))
         except OSError as error:
             raise BuildError(f"the compiled kernels don't load: {error}") from error
+        made_by.unlink(missing_ok=True)  # it never names a compiler of another library
         out.replace(target)
+        made_by.write_text(_identity(compiler), encoding="utf-8")
     report(f"Built with {' '.join(compiler)} in {time.monotonic() - start:.0f} s: {target}")
     return target
 
@@ -65,10 +71,35 @@ def command_of(compiler: list[str], out: Path, *flags: str) -> list[str]:
 
 
 def path() -> Path:
-    """Where the library lies or will lie: another one for another processor or source."""
-    parts = [source.read_bytes() for source in SOURCES] + [_processor().encode()]
+    """Where the library lies or will lie: another one for other sources, options or processors.
+
+    The compiler's own version is left to :func:`build`: it decides what is compiled anew, while
+    finished kernels also serve where there is another compiler, or none.
+    """
+    parts = [source.read_bytes() for source in SOURCES]
+    parts += [text.encode() for text in (_processor(), *_extra_options())]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return cache("kernels") / f"kernels-{platform.machine()}-{key}.so"
+
+
+def _extra_options() -> list[str]:
+    return shlex.split(os.environ.get("GAUNT_CXXFLAGS", ""))
+
+
+def _identity(compiler: list[str]) -> str:
+    """The compiler's command and what it says of its version."""
+    command = [*compiler, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{shlex.join(compiler)}\n{done.stdout}"
+
+
+def _is_current(made_by: Path) -> bool:
+    """Whether another build would use the same compiler, or there is none for one."""
+    try:
+        identity = _identity(find_compiler())
+    except BuildError:
+        return True
+    return made_by.is_file() and made_by.read_text(encoding="utf-8") == identity
 
 
 def _processor() -> str:
