@@ -40,10 +40,8 @@ OLDEST_CONSTRAINTS = "constraints-oldest.txt"
 # Of --sanitize: tests that run the C++ kernels; they need no host, so one environment will do.
 SANITIZED = [
     "tests/sanitizers",
-    "tests/layers/test_kernels.py",
-    "tests/layers/test_powers_kernel.py",
-    "tests/layers/test_kernel_ops.py",
-    "tests/layers/test_radial.py",
+    "tests/ops/test_kernels.py",
+    "tests/ops/test_operators.py",
 ]
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
 

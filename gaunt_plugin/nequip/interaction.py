@@ -18,6 +18,7 @@ from gaunt_plugin.layers import (
     GauntManyBody,
     GauntSelfmix,
     GroupedConvolution,
+    check_options,
 )
 from gaunt_plugin.layers.irreps import channels_first, ordered
 from gaunt_plugin.ops import operators_in_programs
@@ -82,10 +83,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         super().__init__()
         if convolution_rank < 1:
             raise ValueError(f"convolution_rank must be at least 1, got {convolution_rank!r}")
-        if antisymmetric and parametrization != "nested":
-            raise ValueError(
-                f"antisymmetric belongs to parametrization 'nested', got {parametrization!r}"
-            )
+        check_options(parametrization, correlation, product_rank, antisymmetric, "product_rank")
         embedding = Irreps([(irreps_in[AtomicDataDict.EDGE_EMBEDDING_KEY].num_irreps, (0, 1))])
         self._init_irreps(
             irreps_in=irreps_in,
