@@ -7,6 +7,7 @@ rows of coefficients) in blocks that fit the cache, so that no pass holds the in
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -215,12 +216,21 @@ def one_by_one(function: Callable):
     return rule
 
 
+def _as_forward(tensor: torch.Tensor):
+    """Without autocast, which layers switch off; forces are made where it may be on again."""
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
 class _Value(torch.autograd.Function):
     @staticmethod
     def forward(checkpoint, *operands):
         rows, out = _Rows(checkpoint, operands), None
-        for block in rows.blocks:
-            out = rows.add(out, block, checkpoint.function(*rows.take(block)), True, 0)
+        with _as_forward(operands[0]):
+            for block in rows.blocks:
+                out = rows.add(out, block, checkpoint.function(*rows.take(block)), True, 0)
         return out
 
     @staticmethod
@@ -246,10 +256,12 @@ class _Gradient(torch.autograd.Function):
         rows = _Rows(checkpoint, operands)
         places = [k for k, need in enumerate(needs) if need]
         out = [None for _ in places]
-        for block in rows.blocks:
-            parts = checkpoint.gradient(needs, rows.take_result(block, grad), *rows.take(block))
-            for i, (k, part) in enumerate(zip(places, parts)):
-                out[i] = rows.add(out[i], block, part, False, k)
+        with _as_forward(operands[0]):
+            for block in rows.blocks:
+                of_grad = rows.take_result(block, grad)
+                parts = checkpoint.gradient(needs, of_grad, *rows.take(block))
+                for i, (k, part) in enumerate(zip(places, parts)):
+                    out[i] = rows.add(out[i], block, part, False, k)
         return tuple(out)
 
     @staticmethod
@@ -277,13 +289,14 @@ class _Second(torch.autograd.Function):
         rows = _Rows(checkpoint, operands)
         along = directions[: len(rows.operands)]
         out = [None for _ in range(1 + count)]
-        for block in rows.blocks:
-            of_block = [v for v in rows.take(block, along) if v is not None]
-            of_grad = rows.take_result(block, grad)
-            parts = checkpoint.second(needs, of_block, of_grad, *rows.take(block))
-            for i, part in enumerate(parts):
-                if part is not None:
-                    out[i] = rows.add(out[i], block, part, i == 0, i - 1)
+        with _as_forward(grad):
+            for block in rows.blocks:
+                of_block = [v for v in rows.take(block, along) if v is not None]
+                of_grad = rows.take_result(block, grad)
+                parts = checkpoint.second(needs, of_block, of_grad, *rows.take(block))
+                for i, part in enumerate(parts):
+                    if part is not None:
+                        out[i] = rows.add(out[i], block, part, i == 0, i - 1)
         return tuple(out)
 
     @staticmethod

@@ -364,9 +364,13 @@ def test_autocast(name, on, kernels):
     assert out.dtype == torch.float32
     assert (out - expected).norm() < 0.05 * expected.norm()
     x = arguments[0].clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
-        (force,) = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)
-        force.square().sum().backward()
+    for whole in (True, False):  # the backward pass inside of autocast, too, or outside of it
+        with torch.autocast("cpu", torch.bfloat16):
+            (force,) = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)
+            if whole:
+                force.square().sum().backward()
+        if not whole:
+            force.square().sum().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
     assert before.weight.grad.any()
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from gaunt_plugin._compiler import find_compiler
-from gaunt_plugin.kernels import build
+from gaunt_plugin.ops.cpu import build
 
 OPTIONS = os.environ.get("GAUNT_CXXFLAGS", "").split()
 
