@@ -388,6 +388,8 @@ def lammps_inputs(atoms, cutoffs):
     if cutoffs is not None:
         graph = NeighborListPruneTransform(R_MAX, cutoffs, TYPES)(graph)
     shifts = graph.get("edge_cell_shift", torch.zeros(graph["edge_index"].shape[1], 3))
+    if not atoms.pbc.any():
+        shifts = torch.zeros_like(shifts)  # matscipy 1.1 counts cells here, too
     cell = graph["cell"].view(1, 3, 3) if atoms.pbc.any() else 100 * torch.eye(3).view(1, 3, 3)
     return {
         "pos": graph["pos"].double(),
