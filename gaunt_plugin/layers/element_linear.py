@@ -101,12 +101,16 @@ class ElementLinear(Layer):
 
     def _linear(self, x: torch.Tensor, tables: List[torch.Tensor]) -> torch.Tensor:
         """``x`` of one element with its weights."""
-        out = [x.new_zeros([x.shape[0], dim]) for dim in self.dims_out]
-        for pair, table in zip(self.pairs, tables):
-            begin, u, dim, j = pair[0], pair[1], pair[2], pair[3]
-            # num->nmu, nmu,uv->nmv
-            features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
-            out[j] = out[j] + (features @ table).transpose(1, 2).flatten(1)
+        out: List[torch.Tensor] = []
+        for j, dim_out in enumerate(self.dims_out):
+            total = x.new_zeros([x.shape[0], dim_out])
+            for pair, table in zip(self.pairs, tables):
+                if pair[3] == j:
+                    begin, u, dim = pair[0], pair[1], pair[2]
+                    # num->nmu, nmu,uv->nmv
+                    features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
+                    total = total + (features @ table).transpose(1, 2).flatten(1)
+            out.append(total)
         return torch.cat(out, dim=1)
 
     def _tables(self, attrs: torch.Tensor) -> List[torch.Tensor]:
@@ -141,14 +145,18 @@ class ElementLinear(Layer):
         self, x: torch.Tensor, node_attrs: torch.Tensor, weights: List[torch.Tensor]
     ) -> torch.Tensor:
         attrs = node_attrs.shape[1]
-        out = [x.new_zeros([x.shape[0], dim]) for dim in self.dims_out]
-        for pair, weight in zip(self.pairs, weights):
-            begin, u, dim, j, v = pair[0], pair[1], pair[2], pair[3], pair[4]
-            features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
-            # nmu,uav->nmav, na,nmav->nvm
-            spread = (features @ weight.reshape(u, attrs * v)).view(-1, dim, attrs, v)
-            part = torch.einsum("na,nmav->nvm", node_attrs, spread)
-            out[j] = out[j] + part.flatten(1)
+        out: List[torch.Tensor] = []
+        for j, dim_out in enumerate(self.dims_out):
+            total = x.new_zeros([x.shape[0], dim_out])
+            for pair, weight in zip(self.pairs, weights):
+                if pair[3] == j:
+                    begin, u, dim, v = pair[0], pair[1], pair[2], pair[4]
+                    features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
+                    # nmu,uav->nmav, na,nmav->nvm
+                    spread = (features @ weight.reshape(u, attrs * v)).view(-1, dim, attrs, v)
+                    part = torch.einsum("na,nmav->nvm", node_attrs, spread)
+                    total = total + part.flatten(1)
+            out.append(total)
         return torch.cat(out, dim=1)
 
     def extra_repr(self) -> str:

@@ -468,7 +468,7 @@ def test_options_reach_the_layers():
     assert [mul for mul, _ in third.linear_1.irreps_out] == 3 * [12]
     assert first.selfmix.rank == 2
     assert third.selfmix is None
-    copies = {parameter.shape[1] for parameter in first.product.orders[1].parameters()}
+    copies = {parameter.shape[1] for parameter in first.product.product.parameters()}
     assert copies  # weights per element and copy
     assert all(
         type(block) is not GauntInteractionBlock

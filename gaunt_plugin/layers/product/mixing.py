@@ -24,9 +24,13 @@ def _blocks(irreps: Irreps, used: List[Irrep]) -> List[List[int]]:
     return sorted(blocks)
 
 
-def _sizes(irreps: Irreps, used: List[Irrep]) -> List[List[int]]:
-    """Per entry of the irreps, used or not: its place in ``used`` or -1, channels, components."""
-    return [[used.index(ir) if ir in used else -1, mul, ir.dim] for mul, ir in irreps]
+def _places(irreps: Irreps, used: List[Irrep]) -> List[List[int]]:
+    """Per entry of the irreps: its place in ``used`` or -1, its first channel there, channels."""
+    places, begin = [], dict.fromkeys(used, 0)
+    for mul, ir in irreps:
+        places.append([used.index(ir) if ir in used else -1, begin.get(ir, 0), mul])
+        begin[ir] = begin.get(ir, 0) + mul
+    return places
 
 
 def _norms(used: List[Irrep], norm: bool) -> List[float]:
@@ -54,7 +58,7 @@ class ChannelMixing(torch.nn.Module):
         super().__init__()
         self.rows, self.shared = rows, shared
         self.blocks = _blocks(irreps, used)
-        self.sizes = _sizes(irreps, used)
+        self.places = _places(irreps, used)
         self.dims = [ir.dim for ir in used]
         channels = [sum(mul for mul, other in irreps if other == ir) for ir in used]
         norms = _norms(used, norm)
@@ -92,14 +96,11 @@ class ChannelMixing(torch.nn.Module):
             start += self.rows * width
             # nri->nir, nir,rw->niw->nwi
             mixed.append((part.transpose(1, 2) @ w).transpose(1, 2))
-        used = [0 for _ in self.dims]
         out: List[torch.Tensor] = []
-        for size in self.sizes:
-            place, mul = size[0], size[1]
+        for entry in self.places:
+            place, begin, mul = entry[0], entry[1], entry[2]
             if mul > 0:
-                begin = used[place]
                 out.append(mixed[place][:, begin : begin + mul].flatten(1))
-                used[place] = begin + mul
         return torch.cat(out, dim=1)
 
 

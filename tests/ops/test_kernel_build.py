@@ -3,7 +3,7 @@
 import pytest
 
 from gaunt_plugin._compiler import find_compiler
-from gaunt_plugin.kernels import build
+from gaunt_plugin.ops.cpu import build
 
 COMPILER = """\
 #!/bin/sh
