@@ -169,7 +169,8 @@ def checked_environment(compiler: list[str]) -> dict[str, str]:
         found.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     # Python and MPI leave memory to the end of the process: leaks are no errors of ours.
     preload = ":".join(path.strip() for path in found)
-    return {**os.environ, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"}
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1"}
+    return {**os.environ, "LD_PRELOAD": preload, **options}
 
 
 def _try_out(out: Path, env: dict[str, str]) -> None:
