@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -24,13 +25,21 @@ def cache(part: str) -> Path:
 def find_compiler() -> list[str]:
     """Command of the compiler: ``$CXX``, or the first of the usual ones that is there.
 
+    ``$CXX`` is a program, or a program and its flags as a shell reads them.
+
     Raises:
         BuildError: there is none.
     """
-    if own := os.environ.get("CXX"):
-        if shutil.which(own.split()[0]) is None:
+    if own := os.environ.get("CXX", "").strip():
+        if shutil.which(own):
+            return [own]  # blanks and all
+        try:
+            command = shlex.split(own)
+        except ValueError:  # a quotation mark without its partner
+            command = []
+        if not command or shutil.which(command[0]) is None:
             raise BuildError(f"CXX is {own!r}, which is not a program")
-        return own.split()
+        return command
     for name in _COMPILERS:
         if shutil.which(name):
             return [name]

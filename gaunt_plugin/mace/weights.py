@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from e3nn import o3
 
+from gaunt_plugin._files import replacing
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE
@@ -70,7 +71,8 @@ def save_weights(model: ScaleShiftMACE, path: str | Path) -> None:
         "config": json.dumps({"dtype": str(dtype).removeprefix("torch."), **model_config(model)}),
         "state_dict": model.state_dict(),
     }
-    torch.save(content, path)
+    with replacing(path) as new:
+        torch.save(content, new)
 
 
 def load_weights(path: str | Path, map_location: str = "cpu") -> ScaleShiftMACE:
@@ -140,8 +142,10 @@ def main(argv: list[str] | None = None) -> None:
                 torch.load(args.source, map_location="cpu", weights_only=False), args.target
             )
         else:
-            torch.save(load_weights(args.source), args.target)
-    except (ValueError, FileNotFoundError) as error:
+            model = load_weights(args.source)
+            with replacing(args.target) as new:
+                torch.save(model, new)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

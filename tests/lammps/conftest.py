@@ -4,7 +4,6 @@ The same tests run in both environments: the models come from the host that is i
 """
 
 import importlib.util
-import os
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +21,8 @@ else:
 
     collect_ignore = ["test_mace_files.py"]
 
-from gaunt_plugin.lammps.build import build
+from gaunt_plugin._compiler import find_compiler
+from gaunt_plugin.lammps.build import build, checked_environment
 from gaunt_plugin.lammps.export import run_as_written
 
 from ..once import once
@@ -37,7 +37,7 @@ class Lammps:
         self.root = root
         self.count = 0
         self.env = {
-            **os.environ,
+            **checked_environment(find_compiler()),
             "GAUNT_PLUGIN_CACHE": str(cache),
             "OMP_NUM_THREADS": "1",
             "GAUNT_KERNELS": str(int(kernels)),
@@ -49,19 +49,26 @@ class Lammps:
         path.mkdir()
         return path
 
-    def run(self, text: str, folder: Path, ranks: int = 1, fails: bool = False) -> str:
+    def run(self, text: str, folder: Path, ranks: int = 1, fails: bool = False, last=()) -> str:
         """Run an input and return what LAMMPS printed.
 
         With ``fails`` LAMMPS must end with an error of its own: not by a signal, and at once.
+        ``last`` is a command that starts the last of several ranks, such as ``env``.
         """
         (folder / "in.lammps").write_text(text)
         command = [str(SCRIPTS / "lmp"), "-in", "in.lammps", "-log", "none"]
         if ranks > 1:
-            command = [str(SCRIPTS / "mpiexec"), "-n", str(ranks), *command]
+            others, one = ["-n", str(ranks - 1), *command], ["-n", "1", *last, *command]
+            command = [str(SCRIPTS / "mpiexec"), *others, ":", *one]
         # MPI's launcher can lose the last words of a rank that aborts: then once more.
         for _ in range(3):
             done = subprocess.run(
-                command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=600
+                command,
+                cwd=folder,
+                env=self.env,
+                capture_output=True,
+                text=True,
+                timeout=120 if fails else 600,
             )
             if not (fails and ranks > 1) or "ERROR" in done.stdout + done.stderr:
                 break
@@ -75,14 +82,14 @@ class Lammps:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """The folder of builds, with the pair style for this environment in it."""
+    """The folder of builds, with the pair style for this environment in it; its name is awkward."""
 
     def compiled(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
             build(report=lambda line: None)
 
-    return once(tmp_path_factory, "cache", compiled)
+    return once(tmp_path_factory, "cache, with blanks é", compiled)
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +158,7 @@ def python():
             capture_output=True,
             text=True,
             timeout=200,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            env={**checked_environment(find_compiler()), "OMP_NUM_THREADS": "1", **env},
         )
 
     return run

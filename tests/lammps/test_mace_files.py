@@ -11,7 +11,9 @@ from ase.neighborlist import neighbor_list
 from e3nn.util import jit
 
 from gaunt_plugin.lammps import cli
+from gaunt_plugin.mace import weights
 
+from .simulation import header, write_data
 from .structures import small_cell, triclinic
 
 # What pair_style mace does with the file, in a process without any package of the model.
@@ -202,3 +204,41 @@ def test_head_of_an_exported_file(models, lammps, tmp_path):
         atoms.calc = calculator(models["two_heads"], head=head)
         assert result.energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
     assert abs(found[0].energy - found[1].energy) > 0.1
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack", "mliap"])
+def test_old_files_survive_a_full_disk(models, monkeypatch, tmp_path, command):
+    source, target = models["gaunt"], tmp_path / "target"
+    if command == "unpack":
+        weights.main(["pack", str(source), str(tmp_path / "packed")])
+        source = tmp_path / "packed"
+    target.write_text("old")
+    before = set(tmp_path.iterdir())
+    save = torch.save
+
+    def full_disk(content, path):
+        save(content, path)
+        raise RuntimeError("no space left")
+
+    main = cli.main if command == "mliap" else weights.main
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(RuntimeError, match="no space left"):
+            main([command, str(source), str(target)])
+    assert target.read_text() == "old"
+    assert set(tmp_path.iterdir()) == before
+    main([command, str(source), str(target)])
+    assert target.read_bytes() != b"old"
+
+
+def test_the_printed_lines_are_an_input(models, lammps, capsys):
+    """Of a path with blanks."""
+    folder = lammps.folder()
+    path = folder / "my model.pt"
+    assert cli.main(["export", str(models["gaunt"]), str(path)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pair_")]
+    atoms = triclinic()
+    write_data(folder / "data.lammps", atoms)
+    start, _, _ = header(atoms, path).partition("pair_style")
+    output = lammps.run(start + "\n".join(lines), folder)
+    assert "my model.pt, cutoff 3 A" in output

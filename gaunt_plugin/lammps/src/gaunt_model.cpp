@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <c10/core/DefaultDtype.h>
+#include <caffe2/serialize/in_memory_adapter.h>
 #include <torch/cuda.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
@@ -10,7 +11,7 @@
 #include "gaunt_model.h"
 #include "gaunt_ops.h"
 
-#include <limits>
+#include <mutex>
 #include <new>
 #include <sstream>
 #include <stdexcept>
@@ -22,12 +23,17 @@ struct Model::Program {
   torch::Device device = torch::kCPU;
 };
 
+static const char *const OUT_OF_MEMORY = "out of memory";
+
 // libtorch's message without its stack trace: the last line says what is wrong, at times after
 // a traceback through TorchScript.
 static std::string reason(const std::exception &error)
 {
   const auto *own = dynamic_cast<const c10::Error *>(&error);
   std::string text = own ? own->what_without_backtrace() : error.what();
+  // TorchScript makes text of other exceptions.
+  for (const auto *memory : {"std::bad_alloc", "DefaultCPUAllocator"})
+    if (text.find(memory) != std::string::npos) return OUT_OF_MEMORY;
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
   const auto line = text.rfind('\n');
   return line == std::string::npos ? text : text.substr(line + 1);
@@ -38,19 +44,23 @@ static std::string reason(const std::exception &error)
 // size is new, and gains nothing afterwards. Run as written instead.
 // A constant times integers (nuclear charges) has torch's default dtype, which MACE sets to that of
 // the model; it would be float32 here.
-// These settings belong to the process, so they are put back.
+// These settings, and the number of threads, belong to the process, so they are put back. LAMMPS
+// instances in several threads take turns; a thread that uses libtorch without LAMMPS can meet them.
 class RunAsWritten {
  public:
-  explicit RunAsWritten(const std::string &dtype) :
-      executor(torch::jit::getExecutorMode().exchange(false)),
-      optimize(torch::jit::getGraphExecutorOptimize()), number(c10::get_default_dtype())
+  RunAsWritten(const std::string &dtype, int wanted) :
+      turn(process), executor(torch::jit::getExecutorMode().exchange(false)),
+      optimize(torch::jit::getGraphExecutorOptimize()), number(c10::get_default_dtype()),
+      threads(at::get_num_threads())
   {
     torch::jit::setGraphExecutorOptimize(false);
+    if (threads != wanted) at::set_num_threads(wanted);
     c10::set_default_dtype(
         c10::scalarTypeToTypeMeta(dtype == "float64" ? torch::kFloat64 : torch::kFloat32));
   }
   ~RunAsWritten()
   {
+    if (threads != at::get_num_threads()) at::set_num_threads(threads);
     c10::set_default_dtype(number);
     torch::jit::setGraphExecutorOptimize(optimize);
     torch::jit::getExecutorMode() = executor;
@@ -59,9 +69,19 @@ class RunAsWritten {
   RunAsWritten &operator=(const RunAsWritten &) = delete;
 
  private:
+  static inline std::mutex process;
+  std::lock_guard<std::mutex> turn;
   bool executor, optimize;
   caffe2::TypeMeta number;
+  int threads;
 };
+
+static torch::jit::Module read(const std::string &bytes, torch::jit::ExtraFilesMap &extra)
+{
+  const auto size = static_cast<off_t>(bytes.size());
+  auto source = std::make_shared<caffe2::serialize::MemoryReadAdapter>(bytes.data(), size);
+  return torch::jit::load(source, torch::kCPU, extra);
+}
 
 static double number(const std::string &name, const std::string &text)
 {
@@ -93,17 +113,26 @@ static torch::Device pick_device(const std::string &name, int local_rank)
 Model::Model(const std::string &bytes, const std::string &device_name, int local_rank) :
     program(std::make_unique<Program>())
 {
+  try {
+    load(bytes, device_name, local_rank);
+  } catch (const std::exception &error) {
+    throw std::runtime_error(reason(error));
+  }
+}
+
+void Model::load(const std::string &bytes, const std::string &device_name, int local_rank)
+{
   torch::jit::ExtraFilesMap extra = {{"gaunt_contract", ""}, {"gaunt_elements", ""},
                                      {"gaunt_cutoff", ""},   {"gaunt_layers", ""},
                                      {"gaunt_dtype", ""},    {"gaunt_versions", ""},
                                      {"gaunt_kernels", ""}};
   const char *hint = "; write it with gaunt-lammps export";
-  std::istringstream stream(bytes);
   std::string failure;
   try {
-    program->module = torch::jit::load(stream, torch::kCPU, extra);
+    program->module = read(bytes, extra);
   } catch (const std::exception &error) {
     failure = reason(error);
+    if (failure == OUT_OF_MEMORY) throw;
   }
   // A file that holds something else has none of the entries; one that can't be read may have.
   if (extra["gaunt_contract"].empty())
@@ -133,10 +162,11 @@ Model::Model(const std::string &bytes, const std::string &device_name, int local
     const auto missing = register_ops();
     kernels = missing.empty() ? ", compiled kernels" : ", no compiled kernels: " + missing;
     if (missing.empty()) {
-      std::istringstream fast(extra["gaunt_kernels"]);
+      torch::jit::ExtraFilesMap none;
       try {
-        program->module = torch::jit::load(fast, torch::kCPU);
+        program->module = read(extra["gaunt_kernels"], none);
       } catch (const std::exception &error) {
+        if (reason(error) == OUT_OF_MEMORY) throw;
         throw std::runtime_error("libtorch can't read its program with kernels: " + reason(error) +
                                  "; GAUNT_KERNELS=0 runs it without");
       }
@@ -148,7 +178,7 @@ Model::Model(const std::string &bytes, const std::string &device_name, int local
 
 Model::~Model() = default;
 
-Result Model::evaluate(const Graph &graph)
+Result Model::evaluate(const Graph &graph, int threads)
 {
   const auto edges = static_cast<int64_t>(graph.senders.size());
   const auto nodes = static_cast<int64_t>(graph.types.size());
@@ -166,7 +196,7 @@ Result Model::evaluate(const Graph &graph)
     auto owned = torch::zeros({nodes}, torch::kBool);
     owned.slice(0, 0, graph.num_owned).fill_(true);
 
-    const RunAsWritten settings(dtype);
+    const RunAsWritten settings(dtype, threads);
     const auto on = program->device;
     auto output = program->module
                       .forward({vectors.to(on), index.to(on), types.to(on), owned.to(on)})
@@ -184,8 +214,6 @@ Result Model::evaluate(const Graph &graph)
     result.energies.assign(e, e + energies.numel());
     result.gradients.assign(g, g + gradients.numel());
     return result;
-  } catch (const std::bad_alloc &) {
-    failure = "out of memory";
   } catch (const std::exception &error) {
     failure = reason(error);
   }
@@ -193,7 +221,5 @@ Result Model::evaluate(const Graph &graph)
                            std::to_string(graph.num_owned) + " of this rank) and " +
                            std::to_string(edges) + " edges on " + device + " failed: " + failure);
 }
-
-void set_threads(int threads) { at::set_num_threads(threads); }
 
 }    // namespace Gaunt

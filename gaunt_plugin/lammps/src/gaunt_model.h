@@ -29,7 +29,8 @@ class Model {
   Model(const std::string &bytes, const std::string &device, int local_rank);
   ~Model();
 
-  Result evaluate(const Graph &graph);
+  // With `threads` for libtorch's operators. Throws std::runtime_error like the constructor.
+  Result evaluate(const Graph &graph, int threads);
 
   std::vector<std::string> elements;    // symbols in the order of the model's types
   double cutoff = 0.0;                  // Angstrom
@@ -39,12 +40,11 @@ class Model {
   std::string kernels;                  // a note on compiled kernels, if the file has them
 
  private:
+  void load(const std::string &bytes, const std::string &device_name, int local_rank);
+
   struct Program;
   std::unique_ptr<Program> program;
 };
-
-// Threads that libtorch's operators use in this process.
-void set_threads(int threads);
 
 }    // namespace Gaunt
 

@@ -6,10 +6,11 @@
 // with it.
 #include "lammps_plugin_api.h"
 
-#include "error.h"
 #include "lammps.h"
+#include "on_all_ranks.h"
 
 #include <dlfcn.h>
+#include <stdexcept>
 #include <string>
 
 #ifndef GAUNT_LAMMPS_VERSION
@@ -28,27 +29,34 @@ static std::string library_path()
   return (slash == std::string::npos ? "." : here.substr(0, slash)) + "/libpair_gaunt.so";
 }
 
-static void *create_pair(void *pointer)
+static lammpsplugin_factory1 *open_library(int lammps_version)
 {
-  auto *lmp = static_cast<LAMMPS *>(pointer);
   // The classes of another version have another layout: anything could happen.
-  if (lmp->num_ver != GAUNT_LAMMPS_VERSION)
-    lmp->error->all(FLERR,
-                    "pair_style gaunt was compiled for LAMMPS {} and this is LAMMPS {}: "
-                    "run gaunt-lammps build",
-                    GAUNT_LAMMPS_VERSION, lmp->num_ver);
+  if (lammps_version != GAUNT_LAMMPS_VERSION)
+    throw std::runtime_error("it was compiled for LAMMPS " + std::to_string(GAUNT_LAMMPS_VERSION) +
+                             " and this is LAMMPS " + std::to_string(lammps_version) +
+                             ": run gaunt-lammps build");
   // Global, for the code generators inside libtorch look symbols up by name; never closed, for
   // libtorch can't be unloaded.
   const auto path = library_path();
   void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (!library) {
     const char *reason = dlerror();
-    lmp->error->all(FLERR, "pair_style gaunt can't load its library: {}. Run gaunt-lammps build",
-                    reason ? reason : path);
+    throw std::runtime_error("its library can't be loaded: " + std::string(reason ? reason : path) +
+                             ". Run gaunt-lammps build");
   }
   auto *create = reinterpret_cast<lammpsplugin_factory1 *>(dlsym(library, "gaunt_create_pair"));
-  if (!create) lmp->error->all(FLERR, "{} is not the library of pair_style gaunt", path);
-  return create(pointer);
+  if (!create)
+    throw std::runtime_error(path + " is not its library. Run gaunt-lammps build --force");
+  return create;
+}
+
+static void *create_pair(void *pointer)
+{
+  auto *lmp = static_cast<LAMMPS *>(pointer);
+  void *pair = nullptr;
+  Gaunt::on_all_ranks(lmp, "pair_style gaunt", [&] { pair = open_library(lmp->num_ver)(pointer); });
+  return pair;
 }
 
 extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)

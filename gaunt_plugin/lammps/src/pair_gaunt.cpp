@@ -12,14 +12,18 @@
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
+#include "on_all_ranks.h"
 #include "update.h"
 #include "utils.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstring>
-#include <exception>
-#include <fstream>
-#include <iterator>
+#include <filesystem>
 #include <new>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
 
 using namespace LAMMPS_NS;
 
@@ -66,62 +70,113 @@ void PairGaunt::allocate()
 
 void PairGaunt::settings(int narg, char **arg)
 {
+  // A variable of the input may have taken its value from the environment of one rank.
+  Gaunt::on_all_ranks(lmp, "pair_style gaunt", [&] { read_settings(narg, arg); });
+}
+
+void PairGaunt::read_settings(int narg, char **arg)
+{
   device = "cpu";
   threads = 0;
   for (int i = 0; i < narg; i += 2) {
     const std::string name = arg[i];
     if (name != "device" && name != "threads")
-      error->all(FLERR, "Unknown pair_style gaunt keyword {}: possible are device and threads",
-                 name);
-    if (i + 1 == narg) error->all(FLERR, "pair_style gaunt {}: the value is missing", name);
+      throw std::runtime_error("unknown keyword " + name + ": possible are device and threads");
+    if (i + 1 == narg) throw std::runtime_error(name + ": the value is missing");
+    const std::string value = arg[i + 1];
     if (name == "device") {
-      device = arg[i + 1];
-      const bool known = device == "cpu" || device == "cuda" || device == "auto" ||
-          (utils::strmatch(device, "^cuda:\\d+$") && device.size() < 9);
+      const bool known = value == "cpu" || value == "cuda" || value == "auto" ||
+          (utils::strmatch(value, "^cuda:\\d+$") && value.size() < 9);
       if (!known)
-        error->all(FLERR, "pair_style gaunt device {}: possible are cpu, cuda, cuda:N and auto",
-                   device);
+        throw std::runtime_error("device " + value + ": possible are cpu, cuda, cuda:N and auto");
+      device = value;
     } else {
-      threads = utils::inumeric(FLERR, arg[i + 1], false, lmp);
-      if (threads < 1) error->all(FLERR, "pair_style gaunt threads must be at least 1");
+      threads = utils::is_integer(value) && value.size() < 7 ? std::stoi(value) : 0;
+      if (threads < 1)
+        throw std::runtime_error("threads " + value + ": it must be a number of at least 1");
     }
   }
 }
 
-// Read a whole file on rank 0 and give it to all, so that all succeed or fail together.
-static std::string read_everywhere(const std::string &path, int me, MPI_Comm world)
+// LAMMPS takes the first byte of every letter that is not ASCII out of its input. The path of the
+// file that is named like this after the same loss.
+static std::string with_lost_bytes(const std::string &path)
 {
-  std::string bytes;
-  int size = -1;
-  if (me == 0) {
-    std::ifstream file(path, std::ios::binary);
-    if (file) {
-      bytes.assign(std::istreambuf_iterator<char>(file), {});
-      if (!file.bad() && bytes.size() < (1u << 31) - 1) size = static_cast<int>(bytes.size());
+  namespace fs = std::filesystem;
+  fs::path found;
+  for (const auto &part : fs::path(path)) {
+    fs::path next = found / part;
+    if (!fs::exists(next)) {
+      int matches = 0;
+      for (const auto &entry : fs::directory_iterator(found.empty() ? "." : found)) {
+        const auto name = entry.path().filename();
+        if (utils::utf8_subst(name) != part) continue;
+        next = found / name;
+        ++matches;
+      }
+      if (matches > 1)
+        throw std::runtime_error("LAMMPS takes what is not ASCII out of its input, and then several "
+                                 "files have this name: rename it");
     }
+    found = next;
   }
-  MPI_Bcast(&size, 1, MPI_INT, 0, world);
-  if (size <= 0) return "";
-  bytes.resize(size);
-  MPI_Bcast(&bytes[0], size, MPI_BYTE, 0, world);
+  return found;
+}
+
+static std::string read_file(const std::string &name)
+{
+  auto path = utils::get_potential_file_path(name);
+  if (path.empty()) path = utils::has_utf8(name) ? with_lost_bytes(name) : name;
+  const std::unique_ptr<FILE, int (*)(FILE *)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) throw std::runtime_error("can't read it: " + utils::getsyserror());
+  std::string bytes;
+  std::error_code unknown;
+  const auto size = std::filesystem::file_size(path, unknown);
+  if (!unknown) bytes.reserve(size);
+  std::vector<char> block(1 << 20);
+  while (const auto count = std::fread(block.data(), 1, block.size(), file.get()))
+    bytes.append(block.data(), count);
+  if (std::ferror(file.get())) throw std::runtime_error("can't read it: " + utils::getsyserror());
+  if (bytes.empty()) throw std::runtime_error("it is empty");
+  return bytes;
+}
+
+// Read a whole file on rank 0 and give it to all.
+static std::string read_everywhere(LAMMPS *lmp, const std::string &name, const std::string &path)
+{
+  constexpr std::int64_t most = 1 << 30;    // MPI counts in int
+  std::string bytes;
+  Gaunt::on_all_ranks(lmp, name, [&] {
+    if (lmp->comm->me == 0) bytes = read_file(path);
+  });
+  auto size = static_cast<std::int64_t>(bytes.size());
+  MPI_Bcast(&size, 1, MPI_INT64_T, 0, lmp->world);
+  Gaunt::on_all_ranks(lmp, name, [&] { bytes.resize(size); });
+  for (std::int64_t begin = 0; begin < size; begin += most)
+    MPI_Bcast(&bytes[begin], static_cast<int>(std::min(most, size - begin)), MPI_BYTE, 0,
+              lmp->world);
   return bytes;
 }
 
 void PairGaunt::coeff(int narg, char **arg)
 {
   const int ntypes = atom->ntypes;
-  if (narg < 3 || std::strcmp(arg[0], "*") != 0 || std::strcmp(arg[1], "*") != 0)
-    error->all(FLERR, "pair_style gaunt needs pair_coeff * * FILE and an element per atom type");
-  if (narg != 3 + ntypes)
-    error->all(FLERR,
-               "pair_coeff * * {} names {} elements, but there are {} atom types: name one element "
-               "(or NULL) per type",
-               arg[2], narg - 3, ntypes);
+  Gaunt::on_all_ranks(lmp, "pair_style gaunt", [&] {
+    if (narg < 3 || std::strcmp(arg[0], "*") != 0 || std::strcmp(arg[1], "*") != 0)
+      throw std::runtime_error("it needs pair_coeff * * FILE and an element per atom type");
+    if (narg != 3 + ntypes)
+      throw std::runtime_error(fmt::format(
+          "pair_coeff * * {} names {} elements, but there are {} atom types: name one element "
+          "(or NULL) per type",
+          arg[2], narg - 3, ntypes));
+  });
   if (!allocated) allocate();
 
-  std::string path = utils::get_potential_file_path(arg[2]);
-  const auto file = read_everywhere(path, comm->me, world);
-  if (file.empty()) error->all(FLERR, "pair_style gaunt can't read the file {}", arg[2]);
+  // What LAMMPS leaves of other letters is no text.
+  std::string path = arg[2];
+  std::replace_if(path.begin(), path.end(), [](unsigned char c) { return c > 127; }, '?');
+  const auto name = "pair_style gaunt, file " + path;
+  const auto file = read_everywhere(lmp, name, arg[2]);
 
   // Ranks of one machine share its GPUs.
   MPI_Comm machine;
@@ -130,37 +185,41 @@ void PairGaunt::coeff(int narg, char **arg)
   MPI_Comm_rank(machine, &local_rank);
   MPI_Comm_free(&machine);
 
-  std::string failure;
-  try {
-    model = std::make_unique<Gaunt::Model>(file, device, local_rank);
-  } catch (const std::exception &problem) {
-    failure = problem.what();
-  }
-  if (!failure.empty()) error->all(FLERR, "pair_style gaunt, file {}: {}", arg[2], failure);
+  std::unique_ptr<Gaunt::Model> loaded;
+  std::vector<int> types_of;
+  Gaunt::on_all_ranks(lmp, name, [&] {
+    loaded = std::make_unique<Gaunt::Model>(file, device, local_rank);
+    types_of = map_types(*loaded, arg + 3);
+  });
+  model = std::move(loaded);
+  type_map = std::move(types_of);
 
-  type_map.assign(ntypes + 1, -1);
-  for (int type = 1; type <= ntypes; ++type) {
-    const std::string symbol = arg[2 + type];
-    if (symbol == "NULL") continue;
-    for (std::size_t k = 0; k < model->elements.size(); ++k)
-      if (model->elements[k] == symbol) type_map[type] = static_cast<int>(k);
-    if (type_map[type] < 0) {
-      std::string known;
-      for (const auto &name : model->elements) known += " " + name;
-      error->all(FLERR, "The model {} doesn't know element {} of atom type {}; it knows{}", arg[2],
-                 symbol, type, known);
-    }
-  }
-  int pairs = 0;
   for (int i = 1; i <= ntypes; ++i)
-    for (int j = 1; j <= ntypes; ++j) {
-      setflag[i][j] = j >= i && type_map[i] >= 0 && type_map[j] >= 0;
-      pairs += setflag[i][j];
-    }
-  if (pairs == 0) error->all(FLERR, "pair_coeff * * {} maps no atom type to an element", arg[2]);
+    for (int j = i; j <= ntypes; ++j) setflag[i][j] = type_map[i] >= 0 && type_map[j] >= 0;
   if (comm->me == 0)
-    utils::logmesg(lmp, "pair_style gaunt: {}, cutoff {} A, {} layers, {}, on {}{}\n", arg[2],
+    utils::logmesg(lmp, "pair_style gaunt: {}, cutoff {} A, {} layers, {}, on {}{}\n", path,
                    model->cutoff, model->layers, model->dtype, model->device, model->kernels);
+}
+
+// The model's type of each LAMMPS type, of which `symbols` has the elements.
+std::vector<int> PairGaunt::map_types(const Gaunt::Model &of, char **symbols) const
+{
+  std::vector<int> types(atom->ntypes + 1, -1);
+  for (int type = 1; type <= atom->ntypes; ++type) {
+    const std::string symbol = symbols[type - 1];
+    if (symbol == "NULL") continue;
+    const auto place = std::find(of.elements.begin(), of.elements.end(), symbol);
+    if (place == of.elements.end()) {
+      std::string known;
+      for (const auto &element : of.elements) known += " " + element;
+      throw std::runtime_error(fmt::format("it doesn't know element {} of atom type {}; it knows{}",
+                                           symbol, type, known));
+    }
+    types[type] = static_cast<int>(place - of.elements.begin());
+  }
+  if (*std::max_element(types.begin(), types.end()) < 0)
+    throw std::runtime_error("pair_coeff maps no atom type to an element");
+  return types;
 }
 
 // Atoms that LAMMPS takes out of neighbour lists because a bond joins them would be missing from
@@ -242,7 +301,6 @@ void PairGaunt::init_style()
     error->all(FLERR, "pair_style gaunt needs units metal or real, not {}", update->unit_style);
   check_bonds();
   check_lists();
-  Gaunt::set_threads(threads > 0 ? threads : comm->nthreads);
 
   // On one rank every ghost is the image of an atom whose neighbours are at hand.
   needs_ghosts = comm->nprocs > 1 && model->layers > 1;
@@ -281,11 +339,9 @@ void PairGaunt::setup()
                comm->get_comm_cutoff(), model->layers, model->cutoff, needed);
 }
 
-void PairGaunt::compute(int eflag, int vflag)
+// Of `all` local and ghost atoms.
+Gaunt::Graph PairGaunt::make_graph(int all)
 {
-  ev_init(eflag, vflag);
-
-  const int all = atom->nlocal + atom->nghost;
   tags.resize(all);
   types.resize(all);
   for (int i = 0; i < all; ++i) {
@@ -308,12 +364,21 @@ void PairGaunt::compute(int eflag, int vflag)
   atoms.num_neighbors = list->numneigh;
   atoms.neighbors = list->firstneigh;
   atoms.neighbor_mask = NEIGHMASK;
+  return Gaunt::build_graph(atoms, model->cutoff, model->layers);
+}
+
+void PairGaunt::compute(int eflag, int vflag)
+{
+  ev_init(eflag, vflag);
+
+  const int all = atom->nlocal + atom->nghost;
   Gaunt::Graph graph;
   Gaunt::Result result;
   std::string failure;
   try {
-    graph = Gaunt::build_graph(atoms, model->cutoff, model->layers);
-    if (graph.num_owned > 0) result = model->evaluate(graph);
+    graph = make_graph(all);
+    if (graph.num_owned > 0)
+      result = model->evaluate(graph, threads > 0 ? threads : comm->nthreads);
   } catch (const std::bad_alloc &) {
     failure = fmt::format("out of memory while collecting the edges of {} atoms", all);
   } catch (const std::exception &problem) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 namespace Gaunt {
+struct Graph;
 class Model;
 }
 
@@ -35,9 +36,12 @@ class PairGaunt : public Pair {
 
  private:
   void allocate();
+  void read_settings(int, char **);
+  std::vector<int> map_types(const Gaunt::Model &, char **) const;
   void check_bonds();
   void check_lists();
   double needed_comm_cutoff() const;
+  Gaunt::Graph make_graph(int);
 
   std::unique_ptr<Gaunt::Model> model;
   std::string device = "cpu";
