@@ -52,10 +52,20 @@ static int matmul(int64_t type, int64_t transpose_a, int64_t transpose_b, int64_
   }
 }
 
-// A tensor that isn't defined is left out.
+// Autograd takes no undefined tensor: what is left out is an empty one of one axis.
+static Tensor or_left_out(const std::optional<Tensor> &tensor, const Tensor &like)
+{
+  return tensor.has_value() ? *tensor : at::empty({0}, like.options());
+}
+
+static bool is_left_out(const Tensor &tensor)
+{
+  return !tensor.defined() || (tensor.dim() == 1 && tensor.numel() == 0);
+}
+
 static GauntArray array_of(const Tensor &tensor)
 {
-  if (!tensor.defined()) return {nullptr, FLOAT32, -1, {}};
+  if (is_left_out(tensor)) return {nullptr, FLOAT32, -1, {}};
   const auto type = tensor.scalar_type();
   TORCH_CHECK(tensor.is_cpu() && tensor.dim() <= 4 &&
                   (type == at::kFloat || type == at::kDouble || type == at::kLong),
@@ -116,7 +126,7 @@ struct Operator : torch::autograd::Function<Operator> {
       const bool needed = operands == 1 || static_cast<int64_t>(k) < operands - 1 ||
           context->needs_input_grad(k);
       Tensor of_tensor;
-      if (is_operand && needed && tensors[k].defined())
+      if (is_operand && needed && !is_left_out(tensors[k]))
         of_tensor = at::empty(tensors[k].sizes(), tensors[k].options());
       if (is_operand) arrays.push_back(of_tensor);
       out.push_back(of_tensor);
@@ -137,7 +147,7 @@ static Tensor convolution(const Tensor &node_feats, const Tensor &frames, const 
                           const Tensor &constants, int64_t width)
 {
   return apply("convolution", 4, {node_feats.size(0), width, node_feats.size(2)},
-               {node_feats, frames, weights, mixing.value_or(Tensor()), edge_index, constants});
+               {node_feats, frames, weights, or_left_out(mixing, weights), edge_index, constants});
 }
 
 static Tensor edge_frames(const Tensor &directions, const Tensor &constants, int64_t width)
@@ -150,7 +160,7 @@ static Tensor powers(const Tensor &node_feats, const Tensor &weights_out,
                      int64_t width)
 {
   return apply("powers", 3, {node_feats.size(0), node_feats.size(1), width},
-               {node_feats, weights_out, weights_in.value_or(Tensor()), constants});
+               {node_feats, weights_out, or_left_out(weights_in, weights_out), constants});
 }
 
 static std::string load_and_register()
