@@ -73,7 +73,7 @@ class Operator:
 
     def __call__(self, *arguments) -> torch.Tensor:
         """With the operands, edge_index if there is one, constants and width."""
-        return getattr(torch.ops.gaunt, self.name)(*arguments)
+        return self.operators[FORWARD](*arguments)
 
     # The kernel's passes, as implementations for the CPU.
 
@@ -137,30 +137,23 @@ class Operator:
 
     # The derivatives.
 
-    def _save(self, ctx, inputs, output):
-        *tensors, ctx.width = inputs
-        ctx.save_for_backward(*tensors)
-
-    def _derivative(self, ctx, grad):
+    def derivative(self, ctx, grad):
         tensors = ctx.saved_tensors  # once: checkpointing unpacks them only once
-        needs = self._needs(ctx, tensors, 0)
-        found = self._call("_backward", grad, *tensors, ctx.width, needs)
+        needs = self._needs(ctx, 0)
+        found = self.operators[BACKWARD](grad, *tensors, ctx.width, needs)
+        found = [found] if self.count == 1 else found
         return self._returned(found, needs, tensors, 1)
 
-    def _save_backward(self, ctx, inputs, output):
-        *tensors, ctx.width, ctx.needs = inputs
-        ctx.save_for_backward(*tensors)
-
-    def _second_derivative(self, ctx, *directions):
+    def second_derivative(self, ctx, *directions):
         grad, *tensors = ctx.saved_tensors
         directions = [v if need else None for v, need in zip(directions, ctx.needs)]
-        needs = self._needs(ctx, tensors, 1)
-        of_grad, *found = self._call(
-            "_double_backward", *directions, grad, *tensors, ctx.width, needs
+        needs = self._needs(ctx, 1)
+        of_grad, *found = self.operators[DOUBLE_BACKWARD](
+            *directions, grad, *tensors, ctx.width, needs
         )
         return of_grad, *self._returned(found, needs, tensors, 2)
 
-    def _third_derivative(self, ctx, *grads):
+    def third_derivative(self, ctx, *grads):
         """By autograd, of the plain form."""
         count = self.count
         tensors = ctx.saved_tensors
@@ -177,24 +170,24 @@ class Operator:
         )
         return *found, *[None] * (len(index) + 3)
 
-    def _call(self, suffix: str, *arguments):
-        found = getattr(torch.ops.gaunt, self.name + suffix)(*arguments)
-        return [found] if isinstance(found, torch.Tensor) else found
+    @functools.cached_property
+    def operators(self):
+        """Those of torch: value, gradients, second derivatives."""
+        return [getattr(torch.ops.gaunt, self.name + suffix).default for suffix in _SUFFIXES]
 
-    def _needs(self, ctx, tensors, first: int) -> list[bool]:
-        """Of each operand, whether this backward pass goes on to it: that for forces may not.
+    def _needs(self, ctx, first: int) -> list[bool]:
+        """Of each operand, whether its gradient is wanted; ``first`` arguments come before.
 
-        Args:
-            ctx: of the pass.
-            tensors: operands and what follows them.
-            first: how many arguments come before.
+        That of the last of several operands, which kernels can leave out, only if this backward
+        pass goes on to it: a pass for forces doesn't go on to the weights.
         """
-        # The graph has an edge per argument that is a tensor.
-        edges = iter(ctx.next_functions[first:])
-        needs = []
-        for k, tensor in enumerate(tensors[: self.count]):
-            goes_on = tensor is not None and _goes_on_to(next(edges)[0])
-            needs.append(goes_on and ctx.needs_input_grad[first + k])
+        # behind the operator and the pass
+        needs = list(ctx.needs_input_grad[2 + first : 2 + first + self.count])
+        last = self.count - 1
+        if last > 0 and needs[last]:
+            # The graph has an edge per argument that is a tensor.
+            node, _ = ctx.next_functions[first + last]
+            needs[last] = _goes_on_to(node)
         return needs
 
     def _returned(self, found, needs, tensors, others: int):
@@ -205,36 +198,57 @@ class Operator:
     # What torch is told.
 
     def _register(self) -> None:
-        passes = (
-            ("", self._forward, self._fake_forward, self._derivative, self._save),
-            (
-                "_backward",
-                self._backward,
-                self._fake_backward,
-                self._second_derivative,
-                self._save_backward,
-            ),
-            (
-                "_double_backward",
-                self._double_backward,
-                self._fake_double_backward,
-                self._third_derivative,
-                self._save_backward,
-            ),
-        )
-        for schema, (suffix, kernel, fake, derivative, save) in zip(self.schemas, passes):
-            name = f"gaunt::{self.name}{suffix}"
+        kernels = self._forward, self._backward, self._double_backward
+        fakes = self._fake_forward, self._fake_backward, self._fake_double_backward
+        for number, suffix in enumerate(_SUFFIXES):
+            name = self.name + suffix
             # pair_style gaunt may have defined it in this process; the rest is added to that.
-            if not hasattr(torch.ops.gaunt, self.name + suffix):
-                _LIBRARY.define(self.name + suffix + schema)
-            _LIBRARY.impl(self.name + suffix, kernel, "CPU")
-            torch.library.register_fake(name, fake, lib=_LIBRARY)
-            torch.library.register_autograd(name, derivative, setup_context=save, lib=_LIBRARY)
-            batched = checkpointing.one_by_one(getattr(torch.ops.gaunt, self.name + suffix))
-            torch.library.register_vmap(name, batched, lib=_LIBRARY)
+            if not hasattr(torch.ops.gaunt, name):
+                _LIBRARY.define(name + self.schemas[number])
+            _LIBRARY.impl(name, kernels[number], "CPU")
+            _LIBRARY.impl(name, functools.partial(_differentiable, self, number), "Autograd")
+            torch.library.register_fake(f"gaunt::{name}", fakes[number], lib=_LIBRARY)
+            batched = checkpointing.one_by_one(getattr(torch.ops.gaunt, name))
+            torch.library.register_vmap(f"gaunt::{name}", batched, lib=_LIBRARY)
         for device in ("cpu", "cuda"):
             name = f"gaunt::{self.name}"
             torch.library.register_autocast(name, device, torch.float32, lib=_LIBRARY)
+
+
+_SUFFIXES = ("", "_backward", "_double_backward")
+
+
+def _differentiable(operator: Operator, number: int, *arguments):
+    """A pass, of which autograd keeps what the next one needs.
+
+    As ``torch.library.register_autograd``, whose detours take as long as a small kernel.
+    """
+    if torch.is_grad_enabled() and any(
+        isinstance(a, torch.Tensor) and a.requires_grad for a in arguments
+    ):
+        return _Pass.apply(operator, number, *arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.operators[number](*arguments)
+
+
+class _Pass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, operator, number, *arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            out = operator.operators[number](*arguments)
+        ctx.operator, ctx.number = operator, number
+        if number == FORWARD:
+            *tensors, ctx.width = arguments
+        else:
+            *tensors, ctx.width, ctx.needs = arguments
+        ctx.save_for_backward(*tensors)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        operator = ctx.operator
+        derivatives = operator.derivative, operator.second_derivative, operator.third_derivative
+        return None, None, *derivatives[ctx.number](ctx, *grads)
 
 
 def _tensors(count: int) -> str:
@@ -266,20 +280,19 @@ def has_kernel(*tensors: torch.Tensor | None) -> bool:
     There must be compiled kernels for ordinary tensors of one dtype, float32 or float64, on the
     CPU. Derivatives in forward mode and the transforms of ``torch.func`` are those of plain torch.
     """
-    there = [t for t in tensors if t is not None]
-    dtype = there[0].dtype
-    return (
-        dtype in DTYPES
-        and all(
-            type(t) in (torch.Tensor, torch.nn.Parameter)
-            and t.device.type == "cpu"
-            and t.layout == torch.strided
-            and (t.dtype == dtype or not t.is_floating_point())
-            for t in there
-        )
-        and checkpointing.works()
-        and kernels() is not None
-    )
+    dtype = tensors[0].dtype
+    if dtype not in DTYPES or not checkpointing.works() or kernels() is None:
+        return False
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+            return False
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            return False
+        if tensor.dtype != dtype and tensor.is_floating_point():
+            return False
+    return True
 
 
 def kernels():

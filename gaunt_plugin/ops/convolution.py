@@ -162,11 +162,13 @@ class EdgeConvolution(Operation):
             return self.operator(
                 node_feats, frames, weights, mixing, edge_index, self.constants, self.dim_out
             )
-        # A message is made of about four arrays of its size.
-        numbers = 4 * self.dim_out * node_feats.shape[2]
-        if checkpointing.pays(edges * numbers):
+        channels = node_feats.shape[2]
+        # Autograd would keep about four arrays of a message's size.
+        if checkpointing.pays(4 * edges * self.dim_out * channels):
             weights = weights if mixing is None else weights @ mixing
-            sum_messages = checkpointing.Checkpoint(self.messages, numbers, edges=True)
+            sum_messages = checkpointing.Checkpoint(
+                self.messages, self.dim_in * channels, edges=True
+            )
             return sum_messages(node_feats, frames, weights, *edge_index)
         return self.plain(node_feats, frames, weights, mixing, edge_index)
 

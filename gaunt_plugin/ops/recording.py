@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
 def recording() -> bool:
@@ -20,6 +21,4 @@ def recording() -> bool:
 def _recording() -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
     return get_proxy_mode() is not None

@@ -37,7 +37,7 @@ def test_sum_over_blocks_of_edges(irreps_in, small, monkeypatch):
         return layer(x, edge_attrs, weights, index)
 
     expected = derivatives(function, inputs)
-    small(4 * 4 * layer.convolution.dim_out * 2)  # four edges, the last block has three
+    small(4 * layer.convolution.dim_in * 2)  # four edges, the last block has three
     blocks, take = [], checkpointing._Rows.take
     monkeypatch.setattr(
         checkpointing._Rows,

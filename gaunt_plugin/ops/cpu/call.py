@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -59,17 +60,25 @@ def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
         sizes = array.shape
         fields += (array.data_ptr(), kind, len(sizes), *sizes, *_LEFT_OUT[: 4 - len(sizes)])
     message = ctypes.create_string_buffer(512)
-    status = getattr(kernels, f"gaunt_{name}")(
-        ctypes.c_int64(number),
+    status = _kernel(kernels, name)(
+        number,
         (ctypes.c_int64 * len(fields))(*fields),
-        ctypes.c_int64(len(fields) // _FIELDS),
-        ctypes.c_int64(torch.get_num_threads()),
+        len(fields) // _FIELDS,
+        torch.get_num_threads(),
         _matmul,
         message,
     )
     if status:
         text = message.value.decode(errors="replace")
         raise _ERRORS.get(status, RuntimeError)(f"gaunt::{name}: {text}")
+
+
+@functools.cache
+def _kernel(kernels: ctypes.CDLL, name: str):
+    kernel = kernels[f"gaunt_{name}"]
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    kernel.argtypes = [number, pointer, number, number, _MATMUL, ctypes.c_char_p]
+    return kernel
 
 
 @_MATMUL
