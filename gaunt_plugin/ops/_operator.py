@@ -198,11 +198,13 @@ class Operator:
     # What torch is told.
 
     def _register(self) -> None:
+        if hasattr(torch.ops.gaunt, self.name) and library() is None:
+            return  # pair_style gaunt, in this process, has kernels; there are none here
         kernels = self._forward, self._backward, self._double_backward
         fakes = self._fake_forward, self._fake_backward, self._fake_double_backward
         for number, suffix in enumerate(_SUFFIXES):
             name = self.name + suffix
-            # pair_style gaunt may have defined it in this process; the rest is added to that.
+            # That of pair_style gaunt knows no second derivatives: ours take its place.
             if not hasattr(torch.ops.gaunt, name):
                 _LIBRARY.define(name + self.schemas[number])
             _LIBRARY.impl(name, kernels[number], "CPU")

@@ -163,8 +163,9 @@ print "RESULT $(pe:%.17g) $(fx[1]:%.17g)"
     assert float(lines[2][2]) == pytest.approx(atoms.get_forces()[0, 0] / kcal, rel=1e-6)
 
 
-def test_lammps_from_python(cache, exported, python, tmp_path, calculator):
-    """The library interface, in a process that holds Python's torch as well."""
+@pytest.mark.parametrize("ours", ["", "kernels.build(report=len)\n"], ids=["plain", "kernels"])
+def test_lammps_from_python(ours, cache, exported, python, tmp_path, calculator):
+    """The library interface, in a process that holds Python's torch and operators as well."""
     atoms = small_cell()
     write_data(tmp_path / "data.lammps", atoms)
     (tmp_path / "in.lammps").write_text(header(atoms, exported("gaunt")) + "run 0\n")
@@ -177,12 +178,29 @@ os.chdir(sys.argv[1])
 lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
 lmp.file("in.lammps")
 print(repr(lmp.get_thermo("pe")))
+assert not hasattr(torch.ops.gaunt, "edge_frames_backward")
+os.environ["GAUNT_PLUGIN_CACHE"] = sys.argv[1]
+from gaunt_plugin.ops.cpu import build as kernels
+OURS
+from gaunt_plugin.ops import EdgeFrames
+torch.set_default_dtype(torch.float64)
+frames, n = EdgeFrames(2, 2), torch.rand(5, 3, requires_grad=True)
+for form in (frames, frames.plain):
+    out = form(n).pow(3).sum()
+    for _ in range(2):
+        (first,) = torch.autograd.grad(out, n, create_graph=True)
+        out = first.pow(2).sum()
+    print(repr(out.item()))
+lmp.command("run 0")
+print(repr(lmp.get_thermo("pe")))
 lmp.close()
-"""
-    done = python(code, tmp_path, GAUNT_PLUGIN_CACHE=str(cache))
+""".replace("OURS\n", ours)
+    done = python(code, tmp_path, GAUNT_PLUGIN_CACHE=str(cache), GAUNT_KERNELS="1")
+    energy, *derivatives, again = (float(line) for line in done.stdout.splitlines()[-4:])
+    assert derivatives[0] == pytest.approx(derivatives[1], rel=1e-10)
     atoms.calc = calculator("gaunt")
-    energy = float(done.stdout.splitlines()[-1])
-    assert energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
+    for value in (energy, again):
+        assert value == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
 
 
 def test_awkward_path(models, lammps, tmp_path, capsys, calculator):

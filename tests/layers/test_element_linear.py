@@ -131,3 +131,18 @@ def test_bad_arguments():
     for wrong in ("3x0o", "3x1o", "3x0e+1x0o", ""):
         with pytest.raises(ValueError, match="even scalars"):
             ElementLinear("2x0e", wrong, "2x0e")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_nodes_of_one_type_with_different_attributes(given):
+    """Alchemical mixing, an average of elements: the same result for small and large inputs."""
+    irreps = IRREPS["missing and repeated"]
+    results = []
+    for way in WAYS:
+        stock, ours = layers(irreps, way)
+        x, _, types = inputs(irreps)
+        attrs = torch.rand(len(x), ATTRIBUTES).softmax(1).requires_grad_()
+        found = ours(x, attrs.detach(), types if given else None)
+        assert_close(found, stock(x, attrs.detach()), "oracle")
+        results.append(torch.autograd.grad(ours(x, attrs, types).square().sum(), attrs)[0])
+    assert_close(results[0], results[1], "oracle")

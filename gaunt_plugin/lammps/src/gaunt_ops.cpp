@@ -186,14 +186,22 @@ static std::string load_and_register()
     return reason ? reason : path;
   }
   static torch::Library library(torch::Library::FRAGMENT, "gaunt", std::nullopt, __FILE__, __LINE__);
-  // Functions that only call autograd's, for all devices: Python may add kernels to the operators.
-  library.def("convolution(Tensor node_feats, Tensor frames, Tensor weights, Tensor? mixing, "
-              "Tensor edge_index, Tensor constants, int width) -> Tensor",
-              convolution);
-  library.def("edge_frames(Tensor directions, Tensor constants, int width) -> Tensor", edge_frames);
-  library.def("powers(Tensor node_feats, Tensor weights_out, Tensor? weights_in, Tensor constants, "
-              "int width) -> Tensor",
-              powers);
+  // Each for two keys, where Python may put its own later.
+  const auto define = [&](const char *name, const char *schema, auto function) {
+    library.def(schema);
+    for (const auto key : {c10::DispatchKey::CPU, c10::DispatchKey::Autograd})
+      library.impl(name, torch::dispatch(key, function));
+  };
+  define("convolution",
+         "convolution(Tensor node_feats, Tensor frames, Tensor weights, Tensor? mixing, "
+         "Tensor edge_index, Tensor constants, int width) -> Tensor",
+         TORCH_FN(convolution));
+  define("edge_frames", "edge_frames(Tensor directions, Tensor constants, int width) -> Tensor",
+         TORCH_FN(edge_frames));
+  define("powers",
+         "powers(Tensor node_feats, Tensor weights_out, Tensor? weights_in, Tensor constants, "
+         "int width) -> Tensor",
+         TORCH_FN(powers));
   return "";
 }
 

@@ -1,6 +1,6 @@
 // Convolution in the frame of each edge, with its first and second derivatives, on the CPU.
 //
-// Per edge e from j to i, channel by channel (layers/aligned.py has the formula):
+// Per edge e from j to i, channel by channel (ops/convolution.py has the formula):
 //   B = D(e)^T x_j,   local_r = n_r sum_p w_(e,p) B_source(p),   out_i += D(e) local.
 // The sum over edges is linear in x, D, w each, and phi = <g, out> in g, too. So all derivatives
 // come from the gradient of phi: the second ones are its derivative along a direction (vx, vD, vw).
@@ -35,7 +35,7 @@ struct Irrep {
   int64_t l, pseudo;
 };
 
-// What follows from the irreps; layers/convolution/aligned.py defines the order of the weights.
+// What follows from the irreps; ops/convolution.py defines the order of the weights.
 struct Layout {
   int64_t dim_in = 0, dim_out = 0, frame_in = 0, frame_out = 0, entries = 0, paths = 0;
   std::vector<Rotation> in, out;

@@ -1,6 +1,6 @@
 // Powers of functions on the sphere, summed and projected, with derivatives, on the CPU.
 //
-// Per atom and channel (layers/many_body/power.py has the formula), with X_l the part of degree l of the
+// Per atom and channel (ops/powers.py has the formula), with X_l the part of degree l of the
 // input at a node of the quadrature:
 //   f_v = sum_l u_vl X_l,   P_L = sum_vn w_vnL t_nL f_v^n,   out_j = sum over nodes of W_j P_L(j).
 // Nodes come in antipodal pairs, where even degrees agree and odd ones differ by a sign. So with
