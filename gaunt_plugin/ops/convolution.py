@@ -10,7 +10,7 @@ import torch
 from gaunt_plugin.ops import checkpointing
 from gaunt_plugin.ops._operator import Operator
 from gaunt_plugin.ops.edge_frames import frame_layout
-from gaunt_plugin.ops.operation import Operation, holds_operator, plain_of
+from gaunt_plugin.ops.operation import Operation, calls_operator, plain_of
 from gaunt_plugin.ops.recording import recording
 from gaunt_plugin.ops.tables import pack
 
@@ -154,7 +154,7 @@ class EdgeConvolution(Operation):
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
         edges = edge_index.shape[1]
-        if holds_operator(self, node_feats, frames, weights, mixing, edge_index):
+        if calls_operator(self, node_feats, frames, weights, mixing, edge_index):
             numbers = edges * self.paths * node_feats.shape[2]
             if mixing is not None and not recording() and numbers < STORED:
                 weights, mixing = weights @ mixing, None

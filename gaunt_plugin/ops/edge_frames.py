@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gaunt_plugin.ops._operator import Operator
-from gaunt_plugin.ops.operation import Operation, holds_operator, plain_of
+from gaunt_plugin.ops.operation import Operation, calls_operator, plain_of
 from gaunt_plugin.ops.tables import pack
 from gaunt_plugin.sphere import gaunt
 
@@ -75,7 +75,7 @@ class EdgeFrames(Operation):
 
     @torch.jit.unused
     def _python(self, directions: torch.Tensor) -> torch.Tensor:
-        if holds_operator(self, directions):
+        if calls_operator(self, directions):
             return self.operator(directions, self.constants, self.entries)
         return self.plain(directions)
 

@@ -41,7 +41,7 @@ class Operation(TableModule):
         raise NotImplementedError
 
 
-def holds_operator(operation: Operation, *operands: torch.Tensor | None) -> bool:
+def calls_operator(operation: Operation, *operands: torch.Tensor | None) -> bool:
     """Whether to call the operator; for eager mode and for programs that are recorded."""
     if recording():
         return operation.in_programs

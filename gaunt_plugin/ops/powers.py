@@ -10,7 +10,7 @@ import torch
 
 from gaunt_plugin.ops import checkpointing
 from gaunt_plugin.ops._operator import Operator
-from gaunt_plugin.ops.operation import Operation, holds_operator, plain_of
+from gaunt_plugin.ops.operation import Operation, calls_operator, plain_of
 from gaunt_plugin.ops.recording import recording
 from gaunt_plugin.ops.tables import TableModule, pack, repeat_matrix
 from gaunt_plugin.sphere import quadrature, real_harmonics
@@ -190,7 +190,7 @@ class Powers(Operation):
         weights_out: torch.Tensor,
         weights_in: Optional[torch.Tensor],
     ) -> torch.Tensor:
-        if holds_operator(self, node_feats, weights_out, weights_in):
+        if calls_operator(self, node_feats, weights_out, weights_in):
             return self.operator(node_feats, weights_out, weights_in, self.constants, self.dim_out)
         return self.plain(node_feats, weights_out, weights_in)
 
