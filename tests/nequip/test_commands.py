@@ -232,7 +232,7 @@ def test_inspecting_a_package(workshop, packages, single):
     package = packages["single"]
     command = "nequip.scripts.package"
     listed = workshop.run(single, command, "list", package)
-    for file in ("nequip/interaction.py", "layers/aligned.py", "layers/many_body.py"):
+    for file in ("nequip/interaction.py", "layers/convolution/aligned.py", "ops/powers.py"):
         assert f"gaunt_plugin/{file}" in listed
     info = workshop.run(single, command, "info", package)
     assert "package_version_id: 2" in info
