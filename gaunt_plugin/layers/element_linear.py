@@ -31,7 +31,8 @@ class ElementLinear(Layer):
 
     Shapes:
         ``x [nodes, irreps_in.dim]``, ``node_attrs [nodes, A]`` -> ``[nodes, irreps_out.dim]``.
-        ``types [nodes]`` (int64) groups the nodes; left out, the largest attribute does. With
+        ``types [nodes]`` (int64) groups the nodes, which share their attributes where they are
+        equal (rows of one embedding); left out, the largest attribute groups them. With
         ``num_types > 0`` types are below it and nodes of one type have equal attributes:
         programs, whose sizes can't depend on data, then do ``O(nodes num_types)`` products.
 
@@ -82,7 +83,8 @@ class ElementLinear(Layer):
                 return self._type_by_type(x, node_attrs, types, num_types)
             return self._node_by_node(x, node_attrs, self._weights())
         large = x.shape[0] * self.num_attrs * sum(self.dims_out) > self.large
-        if not large or node_attrs.requires_grad:
+        # Grouped, the gradient of the attributes of a type arrives at one of its nodes.
+        if not large or (types is None and node_attrs.requires_grad):
             return self._node_by_node(x, node_attrs, self._weights())
         if types is None:
             types = node_attrs.argmax(1)
