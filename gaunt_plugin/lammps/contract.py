@@ -34,8 +34,6 @@ from typing import List, Optional
 
 import torch
 
-from gaunt_plugin._files import replacing
-
 VERSION = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _PREFIX = "gaunt_"
@@ -101,7 +99,7 @@ def save(
     path: Path,
     kernels: Optional[torch.jit.ScriptModule] = None,
 ) -> None:
-    """Write an exported file; an existing one is replaced only by a complete one.
+    """Write an exported file; the caller sees to it that an existing one is kept until the end.
 
     Args:
         program: what the contract asks for.
@@ -112,8 +110,7 @@ def save(
     extra = description.to_extra_files()
     if kernels is not None:
         extra[_PREFIX + "kernels"] = kernels.save_to_buffer()
-    with replacing(path) as new:
-        torch.jit.save(program, str(new), _extra_files=extra)
+    torch.jit.save(program, str(path), _extra_files=extra)
 
 
 def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, Description]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gaunt_plugin.layers.irreps import Function, Irreps, is_pseudo
+from gaunt_plugin.layers.many_body.parametrization import Parametrization
 from gaunt_plugin.layers.many_body.weights import GAIN_OUT, element_weights
 from gaunt_plugin.ops.tables import TableModule
 from gaunt_plugin.sphere import coupling_count, gaunt, nested_terms
@@ -26,25 +27,22 @@ def _component_slices(degrees) -> list[slice]:
     return [slice(end - 2 * l - 1, end) for l, end in zip(degrees, ends)]
 
 
-class Full(torch.nn.Module):
+class Full(Parametrization):
     """``full`` of :class:`~gaunt_plugin.layers.GauntManyBody`: its terms of order 2 and 3.
 
     Arguments and shapes: see :class:`~gaunt_plugin.layers.many_body.power.Power`; there is no rank.
     """
 
-    @staticmethod
-    def check(correlation: int, antisymmetric: bool) -> None:
-        """Raise ValueError unless these options are possible."""
+    @classmethod
+    def check(cls, correlation: int, antisymmetric: bool) -> None:
         if correlation > 3:
             raise ValueError(
                 f"parametrization 'full' takes correlation 1 to 3, got {correlation}; use 'power'"
             )
-        if antisymmetric:
-            raise ValueError("parametrization 'full' has no antisymmetric products; use 'nested'")
+        super().check(correlation, antisymmetric)
 
-    @staticmethod
-    def check_irreps(irreps_in: Irreps, irreps_out: Irreps) -> None:
-        """Raise ValueError unless these irreps are possible."""
+    @classmethod
+    def check_irreps(cls, irreps_in: Irreps, irreps_out: Irreps) -> None:
         if any(is_pseudo(ir) for _, ir in irreps_in + irreps_out):
             raise ValueError(
                 "parametrization 'full' takes natural parity (0e, 1o, 2e, ...) only, got "

@@ -18,25 +18,22 @@ from gaunt_plugin.layers.irreps import (
     paths_with_itself,
     reachable_paths,
 )
+from gaunt_plugin.layers.many_body.parametrization import Parametrization
 from gaunt_plugin.layers.many_body.power import Power, coupling_size, power_size
 from gaunt_plugin.layers.many_body.weights import GAIN_IN, GAIN_OUT, element_weights
 from gaunt_plugin.layers.product.sphere_product import SphereProduct
 from gaunt_plugin.ops.tables import TableModule, repeat_matrix
 
 
-class Nested(torch.nn.Module):
+class Nested(Parametrization):
     """``nested`` of :class:`~gaunt_plugin.layers.GauntManyBody`: powers and nested products.
 
     Arguments and shapes: see :class:`~gaunt_plugin.layers.many_body.power.Power`.
     """
 
-    @staticmethod
-    def check(correlation: int, antisymmetric: bool) -> None:
-        """Raise ValueError unless these options are possible."""
-
-    @staticmethod
-    def check_irreps(irreps_in: Irreps, irreps_out: Irreps) -> None:
-        """Raise ValueError unless these irreps are possible."""
+    @classmethod
+    def check(cls, correlation: int, antisymmetric: bool) -> None:
+        """All options are possible."""
 
     @staticmethod
     def outputs(

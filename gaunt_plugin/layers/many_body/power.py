@@ -8,7 +8,8 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.layers.irreps import Function, Irreps
+from gaunt_plugin.layers.irreps import Function
+from gaunt_plugin.layers.many_body.parametrization import Parametrization
 from gaunt_plugin.layers.many_body.weights import GAIN_IN, GAIN_OUT, element_weights
 from gaunt_plugin.ops import Powers, ProjectedPowers
 from gaunt_plugin.ops.tables import TableModule, repeat_matrix
@@ -39,7 +40,7 @@ def _of_kinds(functions: List[Function]) -> List[Tuple[int, ...]]:
     return [tuple(sorted(l for l, kind in functions if kind == k)) for k in (False, True)]
 
 
-class Power(torch.nn.Module):
+class Power(Parametrization):
     """``power`` of :class:`~gaunt_plugin.layers.GauntManyBody`.
 
     Args:
@@ -56,19 +57,6 @@ class Power(torch.nn.Module):
     """
 
     weighted = True  # whether the copies are
-
-    @classmethod
-    def check(cls, correlation: int, antisymmetric: bool) -> None:
-        """Raise ValueError unless these options are possible."""
-        if antisymmetric:
-            name = cls.__name__.lower()
-            raise ValueError(
-                f"parametrization {name!r} has no antisymmetric products; use 'nested'"
-            )
-
-    @staticmethod
-    def check_irreps(irreps_in: Irreps, irreps_out: Irreps) -> None:
-        """Raise ValueError unless these irreps are possible."""
 
     @classmethod
     def outputs(

@@ -61,10 +61,8 @@ class SphereProduct(torch.nn.Module):
         self.irreps1, self.irreps2, self.irreps3 = (
             ordered(t[i] for t in triples) for i in range(3)
         )
-        self.lmax1 = max(ir.l for ir in self.irreps1)
-        self.lmax2 = max(ir.l for ir in self.irreps2)
-        lmax3 = max(ir.l for ir in self.irreps3)
-        rule = quadrature(self.lmax1 + self.lmax2 + lmax3)
+        sides = (self.irreps1, self.irreps2, self.irreps3)
+        rule = quadrature(sum(max(ir.l for ir in irreps) for irreps in sides))
         self.nodes = len(rule.nodes)
         # Per product: its target (2 * antisymmetric + kind) and the kinds of its factors.
         self.products: List[Tuple[int, int, int]] = sorted(
@@ -75,7 +73,6 @@ class SphereProduct(torch.nn.Module):
         )
         self.natural1 = _dim(self.irreps1, NATURAL)
         self.natural2 = _dim(self.irreps2, NATURAL)
-        self.dims3 = [_dim(self.irreps3, NATURAL), _dim(self.irreps3, PSEUDO)]
         self.values1n, self.gradients1n = self._side(1, NATURAL, rule)
         self.values1p, self.gradients1p = self._side(1, PSEUDO, rule)
         self.values2n, self.gradients2n = self._side(2, NATURAL, rule)
