@@ -27,7 +27,7 @@ else:
 
 import torch
 
-from gaunt_plugin.lammps.export import export
+from gaunt_plugin.deploy.export import export
 
 MACE = importlib.util.find_spec("mace") is not None
 SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -8,7 +8,8 @@ is used.
 * ``gaunt_plugin.layers``: torch modules, with e3nn irreps in and out
 * ``gaunt_plugin.mace``: blocks for MACE and its ``--plugin`` option
 * ``gaunt_plugin.nequip``: model builders for NequIP
-* ``gaunt_plugin.lammps``: export, and the pair style that runs what was exported
+* ``gaunt_plugin.deploy``: a trained model in one file for LAMMPS and ASE
+* ``gaunt_plugin.lammps``: the pair style that runs such a file
 """
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""The arrows of the import graph: sphere <- ops <- layers <- mace, nequip <- lammps."""
+"""The arrows of the import graph: sphere <- ops <- layers <- mace, nequip <- deploy <- lammps."""
 
 import ast
 import subprocess
@@ -19,6 +19,7 @@ FORBIDDEN = {
     "layers": HOSTS,
     "mace": {"nequip"},
     "nequip": {"mace"},
+    "deploy": set(),
     "lammps": set(),
 }
 # The parts of the package that each part may import.
@@ -29,7 +30,8 @@ ALLOWED = {
     "layers": {"", "sphere", "ops", "layers"},
     "mace": {"", "sphere", "ops", "layers", "mace"},
     "nequip": {"", "sphere", "ops", "layers", "nequip"},
-    "lammps": {"", "sphere", "ops", "layers", "mace", "nequip", "lammps"},
+    "deploy": {"", "sphere", "ops", "layers", "mace", "nequip", "deploy"},
+    "lammps": {"", "ops", "deploy", "lammps"},
 }
 
 

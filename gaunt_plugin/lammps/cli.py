@@ -65,7 +65,7 @@ def _build(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from gaunt_plugin.lammps.export import export
+    from gaunt_plugin.deploy.export import export
 
     about = export(args.model, args.output, head=args.head, dtype=args.dtype)
     print(f"Wrote {args.output}: {about.layers} layers of {about.cutoff:g} A, {about.dtype}")
@@ -89,7 +89,7 @@ def _mliap(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from gaunt_plugin.lammps.contract import load
+    from gaunt_plugin.deploy.contract import load
 
     _, about = load(args.file)
     print(f"elements: {' '.join(about.elements)}")

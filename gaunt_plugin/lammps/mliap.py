@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from gaunt_plugin._files import replacing
-from gaunt_plugin.lammps.contract import DTYPES, ModelFileError
-from gaunt_plugin.lammps.export import host_of
+from gaunt_plugin.deploy.contract import DTYPES, ModelFileError
+from gaunt_plugin.deploy.export import host_of
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
             f"{path} is NequIP's: use its own command, "
             + shlex.join(["nequip-prepare-lmp-mliap", str(path), str(output)])
         )
-    from gaunt_plugin.lammps import from_mace
+    from gaunt_plugin.deploy import from_mace
 
     try:
         from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE

@@ -22,8 +22,8 @@ else:
     collect_ignore = ["test_mace_files.py"]
 
 from gaunt_plugin._compiler import find_compiler
+from gaunt_plugin.deploy.export import run_as_written
 from gaunt_plugin.lammps.build import build, checked_environment
-from gaunt_plugin.lammps.export import run_as_written
 
 from ..once import once
 

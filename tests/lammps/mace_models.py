@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from e3nn import o3
 
-from gaunt_plugin.lammps.export import export
+from gaunt_plugin.deploy.export import export
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE

@@ -8,7 +8,7 @@ from nequip.integrations.utils import basic_transforms
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
 
-from gaunt_plugin.lammps.export import export
+from gaunt_plugin.deploy.export import export
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
 CUTOFF = 3.0

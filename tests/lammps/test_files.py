@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from gaunt_plugin._compiler import BuildError, find_compiler
-from gaunt_plugin.lammps import build, cli, contract, plugin
-from gaunt_plugin.lammps import export as exporting
-from gaunt_plugin.lammps.export import export, run_as_written
+from gaunt_plugin.deploy import contract
+from gaunt_plugin.deploy import export as exporting
+from gaunt_plugin.deploy.export import export, run_as_written
+from gaunt_plugin.lammps import build, cli, plugin
 from gaunt_plugin.ops import _operator
 
 READ = """

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 from e3nn.util import jit
 from e3nn.util.jit import compile_mode
 
-from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError, edge_gradients
+from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
 
 # The models whose energy is a function of edge vectors and elements alone.
 _MODELS = ("MACE", "ScaleShiftMACE")

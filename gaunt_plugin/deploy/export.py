@@ -15,8 +15,8 @@ import torch
 
 import gaunt_plugin
 from gaunt_plugin._files import replacing
-from gaunt_plugin.lammps import contract
-from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError
+from gaunt_plugin.deploy import contract
+from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError
 from gaunt_plugin.ops import operators_in_programs
 from gaunt_plugin.ops.cpu.build import library, status
 
@@ -102,7 +102,7 @@ def _adapter(model: Path | torch.nn.Module) -> ModuleType:
         # NequIP marks its models, wherever their class comes from.
         host = "nequip" if getattr(model, "is_graph_model", False) else "mace"
     try:
-        return importlib.import_module(f"gaunt_plugin.lammps.from_{host}")
+        return importlib.import_module(f"gaunt_plugin.deploy.from_{host}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != host:
             raise

@@ -16,7 +16,7 @@ from nequip.model.modify_utils import modify
 from nequip.model.saved_models.load_utils import load_saved_model
 from nequip.utils.global_state import set_global_state
 
-from gaunt_plugin.lammps.contract import Description, ModelFileError, edge_gradients
+from gaunt_plugin.deploy.contract import Description, ModelFileError, edge_gradients
 
 
 @compile_mode("script")
