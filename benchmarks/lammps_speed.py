@@ -1,10 +1,10 @@
 """Steps per second in LAMMPS, Gaunt against stock models of the host that is installed.
 
-    gaunt-lammps build
+    gaunt build lammps
     python benchmarks/lammps_speed.py [--ranks 1] [--repeats 3] [--sizes NUMBER ...]
 
 Environment: mace or nequip, with the lammps extra. ``pair_style gaunt`` runs both, from files
-written by ``gaunt-lammps export``, so that only the layers differ. Models have random weights;
+written by ``gaunt export``, so that only the layers differ. Models have random weights;
 steps are so short that atoms stay where they are. Each figure is the median of interleaved runs in
 processes of their own, without the first evaluation.
 """

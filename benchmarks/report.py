@@ -24,7 +24,7 @@ contender that needs more than the limits, or is not installed, has that as its 
 everything beyond. *Forward* is without gradients, *training on forces* a gradient and its
 backward pass, as in a training step. *Build* is the construction of the layer or model. *Memory*
 is what the process (on a GPU: PyTorch) held at its peak, in MB. *Plain* is without the compiled
-kernels of `gaunt-kernels build`.
+kernels of `gaunt build kernels`.
 
 *Floor* is our fastest forward pass as a multiple of what this machine needs at least: to move
 inputs, weights and outputs once, or to do the algorithm's matrix products, whichever takes longer,

@@ -10,7 +10,8 @@ import torch
 from timing import Work, device
 
 from gaunt_plugin.deploy import contract
-from gaunt_plugin.deploy.export import export, run_as_written
+from gaunt_plugin.deploy.export import export
+from gaunt_plugin.deploy.program import run_as_written
 from gaunt_plugin.ops.cpu.build import is_built
 
 SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "3bpa_sample" / "train_300K.xyz"

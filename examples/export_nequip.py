@@ -3,7 +3,7 @@
     python examples/export_nequip.py runs/nequip/quickstart/best.ckpt
 
 Two files are written beside it. ``*.nequip.zip``, by `nequip-package`, holds the model with its
-Python code: it needs NequIP and not gaunt_plugin. ``*.nequip.pth``, by `gaunt-nequip-torchscript`,
+Python code: it needs NequIP and not gaunt_plugin. ``*.nequip.pth``, by `gaunt nequip-torchscript`,
 is what `pair_nequip` of LAMMPS reads: it needs libtorch only. Each is loaded in a fresh process,
 the first where gaunt_plugin can't be imported and the second where only torch is, and their energy
 and forces are compared with those of the checkpoint.
@@ -38,7 +38,7 @@ def main() -> int:
     commands = Path(sysconfig.get_path("scripts"))
     for command in (
         [commands / "nequip-package", "build", args.model, package],
-        [commands / "gaunt-nequip-torchscript", args.model, script],
+        [commands / "gaunt", "nequip-torchscript", args.model, script],
     ):
         Path(command[-1]).unlink(missing_ok=True)
         print("$", " ".join(map(str, command)), flush=True)

@@ -40,7 +40,7 @@ def main() -> None:
     python = environment.ensure(venv.absolute(), args.host, args.python)
 
     # Training without them is slower, no more.
-    environment.stream([str(python.with_name("gaunt-kernels")), "build"], print_line)
+    environment.stream([str(python.with_name("gaunt")), "build", "kernels"], print_line)
 
     train = train_mace if args.host == "mace" else train_nequip
     table = train(python, train_args)

@@ -72,6 +72,7 @@ class Description:
         layers: number of message-passing layers.
         dtype: what the model computes in, ``"float32"`` or ``"float64"``.
         versions: of the packages that wrote the file.
+        kernels: whether the file holds a second program, with compiled kernels.
         contract: version of the contract.
     """
 
@@ -80,6 +81,7 @@ class Description:
     layers: int
     dtype: str
     versions: dict[str, str]
+    kernels: bool = False
     contract: int = VERSION
 
     def to_extra_files(self) -> dict[str, str]:
@@ -124,7 +126,7 @@ def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, 
         ModelFileError: missing, another kind of file, or a newer contract.
     """
     names = ("contract", "elements", "cutoff", "layers", "dtype", "versions")
-    extra = {_PREFIX + name: "" for name in (*names, *["kernels"] * kernels)}
+    extra = {_PREFIX + name: "" for name in (*names, "kernels")}
     if not Path(path).is_file():
         raise ModelFileError(f"there is no file {path}")
     try:
@@ -137,21 +139,23 @@ def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, 
         for name, value in ((name, extra[_PREFIX + name]) for name in names)
     }
     if not entries["contract"]:
-        raise ModelFileError(f"{path} was not written by gaunt-lammps export")
+        raise ModelFileError(f"{path} was not written by gaunt export")
     if int(entries["contract"]) > VERSION:
         raise ModelFileError(
             f"{path} has contract version {entries['contract']}, this release of gaunt_plugin "
             f"knows up to {VERSION}; update gaunt_plugin"
         )
-    if kernels and extra[_PREFIX + "kernels"]:
+    second = extra[_PREFIX + "kernels"]
+    if kernels and second:
         import gaunt_plugin.ops  # noqa: F401 (registers the operators)
 
-        program = torch.jit.load(io.BytesIO(extra[_PREFIX + "kernels"]), map_location="cpu")
+        program = torch.jit.load(io.BytesIO(second), map_location="cpu")
     return program, Description(
         elements=tuple(entries["elements"].split()),
         cutoff=float(entries["cutoff"]),
         layers=int(entries["layers"]),
         dtype=entries["dtype"],
         versions=json.loads(entries["versions"]),
+        kernels=bool(second),
         contract=int(entries["contract"]),
     )

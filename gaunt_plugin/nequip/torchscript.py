@@ -1,4 +1,4 @@
-"""``gaunt-nequip-torchscript``: the file of ``nequip-compile --mode torchscript``.
+"""``gaunt nequip-torchscript``: the file of ``nequip-compile --mode torchscript``.
 
 Environment: nequip. NequIP refuses TorchScript with torch >= 2.10, where it is deprecated but
 works; ``pair_nequip`` of LAMMPS reads it. This command runs NequIP's own code without that check:
@@ -14,11 +14,11 @@ from unittest import mock
 from gaunt_plugin._files import replacing
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: list[str]) -> None:
     """Write a ``.nequip.pth`` file.
 
     Args:
-        args: arguments of ``nequip-compile`` without ``--mode``; default: the command line's.
+        args: arguments of ``nequip-compile`` without ``--mode``.
     """
     from nequip.model.inference_models import torchscript
     from nequip.scripts import compile as nequip_compile
@@ -29,7 +29,6 @@ def main(args: list[str] | None = None) -> None:
         with replacing(output_path) as new:
             save(model, metadata, str(new), device)
 
-    args = sys.argv[1:] if args is None else args
     if any(arg.split("=")[0] == "--mode" for arg in args):
         sys.exit("leave out --mode: this command writes TorchScript")
     if not any(arg.split("=")[0] == "--device" for arg in args):
@@ -39,7 +38,3 @@ def main(args: list[str] | None = None) -> None:
         mock.patch.object(torchscript, "save_torchscript_model", save_beside),
     ):
         nequip_compile.main(["--mode", "torchscript", *args])
-
-
-if __name__ == "__main__":
-    main()

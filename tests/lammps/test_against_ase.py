@@ -8,8 +8,8 @@ import pytest
 from ase import units
 from ase.md.verlet import VelocityVerlet
 
+from ..deploy.structures import STRUCTURES, molecule, small_cell, triclinic
 from .simulation import Case, simulate, virial_of
-from .structures import STRUCTURES, molecule, small_cell, triclinic
 
 ENERGY, FORCE, VIRIAL = 1e-8, 1e-10, 1e-8  # eV, eV/Å, relative
 RANKS = (1, 2, 4)

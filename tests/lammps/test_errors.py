@@ -6,8 +6,8 @@ import textwrap
 import pytest
 import torch
 
+from ..deploy.structures import molecule, slab, triclinic
 from .simulation import header, write_data
-from .structures import molecule, slab, triclinic
 
 # Every input in one process: each runs in a LAMMPS of its own and must raise.
 RUN_ALL = """
@@ -152,11 +152,11 @@ def messages(tmp_path_factory, exported, cache, python):
         "folder": ["file folder: can't read it: Is a directory"],
         "forbidden": ["forbidden/model.pt: can't read it: Permission denied"],
         "two names": ["several files have this name"],
-        "text file": ["text.pt", "not a model file", "gaunt-lammps export"],
+        "text file": ["text.pt", "not a model file", "gaunt export"],
         "empty file": ["file empty.pt: it is empty"],
-        "cut file": ["cut.pt", "not a model file", "gaunt-lammps export"],
-        "pickle": ["not a model file", "gaunt-lammps export"],
-        "other program": ["other.pt", "not a model file", "gaunt-lammps export"],
+        "cut file": ["cut.pt", "not a model file", "gaunt export"],
+        "pickle": ["not a model file", "gaunt export"],
+        "other program": ["other.pt", "not a model file", "gaunt export"],
         "newer contract": ["new.pt", "newer", "99", "update gaunt_plugin"],
         "damaged entry": ["damaged.pt", "cutoff", "three"],
         "unknown element": ["doesn't know element N of atom type 2", "it knows H C O"],

@@ -6,8 +6,8 @@ Each case runs in LAMMPS; what it ends with goes to the host's ASE calculator.
 import pytest
 from ase import Atoms
 
+from ..deploy.structures import molecule, triclinic
 from .simulation import Case, assert_like_ase, header, simulate, write_data
-from .structures import molecule, triclinic
 
 RUN = "timestep 0.0005\nfix 1 all nve\nrun 3"
 # Ghosts of the second layer come from up to 6.7 Å away: further than the next subdomain.

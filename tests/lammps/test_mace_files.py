@@ -10,11 +10,11 @@ import torch
 from ase.neighborlist import neighbor_list
 from e3nn.util import jit
 
-from gaunt_plugin.lammps import cli
+from gaunt_plugin import cli
 from gaunt_plugin.mace import weights
 
+from ..deploy.structures import small_cell, triclinic
 from .simulation import header, write_data
-from .structures import small_cell, triclinic
 
 # What pair_style mace does with the file, in a process without any package of the model.
 PAIR_MACE = """
@@ -191,7 +191,7 @@ def test_a_head_must_be_chosen(models, tmp_path, capsys):
 
 
 def test_head_of_an_exported_file(models, lammps, tmp_path):
-    from .mace_models import calculator
+    from ..deploy.mace_models import calculator
     from .simulation import Case, simulate
 
     atoms, cases = triclinic(), []

@@ -6,12 +6,12 @@ from nequip.integrations.ase import NequIPCalculator
 from nequip.model.inference_models import torchscript
 from nequip.scripts import compile
 
-from gaunt_plugin.lammps import cli
+from gaunt_plugin import cli
 from gaunt_plugin.nequip.torchscript import main
 
+from ..deploy.structures import triclinic
 from ..nequip.conftest import double, run_command, workshop  # noqa: F401 (fixtures)
 from .simulation import Case, simulate
-from .structures import triclinic
 
 pytestmark = pytest.mark.training
 
@@ -43,7 +43,7 @@ def test_arguments_that_nequip_has_no_use_for(double, tmp_path, capsys):  # noqa
 
 
 def test_an_old_file_survives_a_full_disk(monkeypatch, tmp_path):
-    """Of gaunt-nequip-torchscript: NequIP calls the function that saves."""
+    """Of gaunt nequip-torchscript: NequIP calls the function that saves."""
     path = tmp_path / "model.nequip.pth"
     path.write_text("old")
 

@@ -9,8 +9,8 @@ import pytest
 from gaunt_plugin._compiler import find_compiler
 from gaunt_plugin.lammps import build, plugin
 
+from ..deploy.structures import triclinic
 from .simulation import header, write_data
-from .structures import triclinic
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_no_library(start, other):
     (folder / "libpair_gaunt.so").unlink()
     output = start(*command)
     assert "pair_style gaunt: its library can't be loaded" in output
-    assert "Run gaunt-lammps build (on rank 1 of 2)" in output
+    assert "Run gaunt build lammps (on rank 1 of 2)" in output
 
 
 def test_another_library(start, other):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from ase import units
 
+from ..deploy.structures import molecule, small_cell, triclinic
 from .simulation import Case, assert_like_ase, header, simulate, write_data
-from .structures import molecule, small_cell, triclinic
 
 LJ = "pair_coeff 2 3 lj/cut 0.02 2.5"
 
@@ -205,7 +205,7 @@ lmp.close()
 
 def test_awkward_path(models, lammps, tmp_path, capsys, calculator):
     """Blanks, and letters that LAMMPS takes out of its input; the printed lines are right."""
-    from . import conftest
+    from ..deploy import conftest
 
     folder = tmp_path / "a modèle – 漢字"
     folder.mkdir()

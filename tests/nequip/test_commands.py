@@ -104,7 +104,7 @@ def torchscript(packages, single, double):
         ("single", single, "model.nequip.zip"),
         ("double", double, "out/best.ckpt"),
     ):
-        run_command(folder, "gaunt-nequip-torchscript", source, "model.nequip.pth")
+        run_command(folder, "gaunt", "nequip-torchscript", source, "model.nequip.pth")
         paths[name] = folder / "model.nequip.pth"
     return paths
 

@@ -20,7 +20,7 @@ from nequip.model import NequIPGNNModel, nequip_models
 from nequip.model.modify_utils import modify
 from nequip.nn import InteractionBlock
 
-from gaunt_plugin.deploy.export import run_as_written
+from gaunt_plugin.deploy.program import run_as_written
 from gaunt_plugin.layers import ElementLinear
 from gaunt_plugin.nequip import (
     FullGauntNequIPGNNModel,

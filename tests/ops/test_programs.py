@@ -219,7 +219,7 @@ def test_without_built_kernels_there_is_a_clear_error(kernels):
     layer, arguments, _ = case("aligned")
     program = torch.jit.script(with_operators(layer))
     kernels(False)
-    with pytest.raises(RuntimeError, match="run gaunt-kernels build"):
+    with pytest.raises(RuntimeError, match="run gaunt build kernels"):
         program(*arguments)
 
 

@@ -126,7 +126,7 @@ void Model::load(const std::string &bytes, const std::string &device_name, int l
                                      {"gaunt_cutoff", ""},   {"gaunt_layers", ""},
                                      {"gaunt_dtype", ""},    {"gaunt_versions", ""},
                                      {"gaunt_kernels", ""}};
-  const char *hint = "; write it with gaunt-lammps export";
+  const char *hint = "; write it with gaunt export";
   std::string failure;
   try {
     program->module = read(bytes, extra);
@@ -142,7 +142,7 @@ void Model::load(const std::string &bytes, const std::string &device_name, int l
     throw std::runtime_error("it was written by a newer gaunt_plugin (contract version " +
                              extra["gaunt_contract"] + ", this pair style knows up to " +
                              std::to_string(CONTRACT_VERSION) +
-                             "): update gaunt_plugin and run gaunt-lammps build");
+                             "): update gaunt_plugin and run gaunt build lammps");
   if (!failure.empty())
     throw std::runtime_error("libtorch can't read it (written with " + extra["gaunt_versions"] +
                              "): " + failure);

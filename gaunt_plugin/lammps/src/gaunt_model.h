@@ -13,7 +13,7 @@
 
 namespace Gaunt {
 
-// The contract between `gaunt-lammps export` and this code; contract.py documents it.
+// The contract between `gaunt export` and this code; contract.py documents it.
 constexpr int CONTRACT_VERSION = 1;
 
 // Energies in eV, gradients in eV/Angstrom.

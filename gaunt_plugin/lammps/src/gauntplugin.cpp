@@ -35,7 +35,7 @@ static lammpsplugin_factory1 *open_library(int lammps_version)
   if (lammps_version != GAUNT_LAMMPS_VERSION)
     throw std::runtime_error("it was compiled for LAMMPS " + std::to_string(GAUNT_LAMMPS_VERSION) +
                              " and this is LAMMPS " + std::to_string(lammps_version) +
-                             ": run gaunt-lammps build");
+                             ": run gaunt build lammps");
   // Global, for the code generators inside libtorch look symbols up by name; never closed, for
   // libtorch can't be unloaded.
   const auto path = library_path();
@@ -43,11 +43,11 @@ static lammpsplugin_factory1 *open_library(int lammps_version)
   if (!library) {
     const char *reason = dlerror();
     throw std::runtime_error("its library can't be loaded: " + std::string(reason ? reason : path) +
-                             ". Run gaunt-lammps build");
+                             ". Run gaunt build lammps");
   }
   auto *create = reinterpret_cast<lammpsplugin_factory1 *>(dlsym(library, "gaunt_create_pair"));
   if (!create)
-    throw std::runtime_error(path + " is not its library. Run gaunt-lammps build --force");
+    throw std::runtime_error(path + " is not its library. Run gaunt build lammps --force");
   return create;
 }
 

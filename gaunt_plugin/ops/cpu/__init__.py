@@ -1,4 +1,4 @@
-"""CPU kernels in C++, compiled once per machine with ``gaunt-kernels build``.
+"""CPU kernels in C++, compiled once per machine with ``gaunt build kernels``.
 
 ``GAUNT_KERNELS=0`` switches them off.
 """

@@ -127,7 +127,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they are not built or ``GAUNT_KERNELS`` is 0.
 
     Raises:
-        RuntimeError: they are there but can't be loaded.
+        BuildError: they are there but can't be loaded.
     """
     if not is_built():
         return None
@@ -135,8 +135,8 @@ def library() -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(target))
     except OSError as error:
-        raise RuntimeError(
-            f"{target} can't be loaded ({error}): run gaunt-kernels build --force, or set "
+        raise BuildError(
+            f"{target} can't be loaded ({error}): run gaunt build kernels --force, or set "
             "GAUNT_KERNELS=0"
         ) from error
 
@@ -146,5 +146,5 @@ def status() -> str:
     if switched_off():
         return "CPU kernels: switched off by GAUNT_KERNELS=0"
     if library() is None:
-        return "CPU kernels: not built for this machine (gaunt-kernels build)"
+        return "CPU kernels: not built for this machine (gaunt build kernels)"
     return f"CPU kernels: {path()}"

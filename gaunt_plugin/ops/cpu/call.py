@@ -41,7 +41,7 @@ def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
     if kernels is None:
         raise RuntimeError(
             "this model was compiled with calls of gaunt_plugin's CPU kernels, which are not built "
-            "for this machine: run gaunt-kernels build (and leave GAUNT_KERNELS=0 away)"
+            "for this machine: run gaunt build kernels (and leave GAUNT_KERNELS=0 away)"
         )
     fields: list[int] = []
     kept = []  # copies live until the kernel is done
