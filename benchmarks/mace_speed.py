@@ -24,7 +24,7 @@ MODERATE = "64x0e+64x1o+64x2e"
 LAPTOP = "16x0e+16x1o"
 
 
-def model(gaunt, hidden, max_ell=3, correlation=3):
+def model(gaunt, hidden, max_ell=3, correlation=3, residual_first=False):
     classes, prefix = (
         (INTERACTIONS, "Gaunt") if gaunt else (modules.interaction_classes, "RealAgnostic")
     )
@@ -44,7 +44,7 @@ def model(gaunt, hidden, max_ell=3, correlation=3):
         correlation=correlation,
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
-        interaction_cls_first=classes[f"{prefix}InteractionBlock"],
+        interaction_cls_first=classes[f"{prefix}{'Residual' * residual_first}InteractionBlock"],
         interaction_cls=classes[f"{prefix}ResidualInteractionBlock"],
     )
     if gaunt:

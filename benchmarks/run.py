@@ -40,6 +40,9 @@ def main():
     parser.add_argument("--out", type=Path, help="folder; default: docs/benchmarks, quick: runs/")
     parser.add_argument("--seconds", type=float, default=20, help="limit of one call")
     parser.add_argument(
+        "--construction", type=float, default=300, help="s; limit of building a contender"
+    )
+    parser.add_argument(
         "--memory", type=float, help="GB of a process; default: 0.7 of what is free"
     )
     parser.add_argument("--budget", type=float, help="s for the repeats of one pass; default: 0.6")
@@ -51,16 +54,25 @@ def main():
     # Threads of this process would be lost in its forks.
     torch.set_num_threads(1)
     models = importlib.import_module(f"{host}_speed")  # first: MACE prepares e3nn's import
+    import inference
     import operations
     import report
     from timing import Row, Settings, measure
 
     limit = args.memory * 1e9 if args.memory else 0.7 * available()
-    settings = Settings(args.device, args.dtype, threads, args.seconds, limit, budget)
+    settings = Settings(
+        args.device,
+        args.dtype,
+        threads,
+        args.seconds,
+        limit,
+        budget,
+        construction=args.construction,
+    )
     out = args.out or ROOT / ("runs/benchmarks" if args.quick else "docs/benchmarks")
     out.mkdir(parents=True, exist_ok=True)
     name = "-".join([host, args.device] + [args.dtype] * (args.dtype != "float32"))
-    cases = [*operations.cases(args.quick), *models.cases(args.quick)]
+    cases = [c for m in (operations, models, inference) for c in m.cases(args.quick)]
     cases = [case for case in cases if re.search(args.only, case.series)]
     given_up, start = {}, time.monotonic()
     with (out / f"{name}.csv").open("w", newline="") as file:

@@ -68,10 +68,11 @@ class Settings:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 2
-    seconds: float = 60.0  # limit of one call, and of construction
+    seconds: float = 60.0  # limit of one call
     memory: float = 8e9  # limit of one process, bytes
     budget: float = 3.0  # s for the repeats of one pass of all contenders
     repeats: int = 9  # at most
+    construction: float = 0.0  # limit of it, s; 0: that of one call
 
 
 @dataclass
@@ -136,7 +137,8 @@ def measure(case: Case, settings: Settings, given_up: dict[tuple, str]) -> list[
             continue
         process = _Process(build, settings)
         try:
-            process.seconds, process.passes = process.answer()
+            limit = settings.construction or settings.seconds
+            process.seconds, process.passes = process.answer(limit)
             running[name] = process
         except Stopped as why:
             stop(name, "", f"construction: {why}")
@@ -223,12 +225,12 @@ class _Process:
             raise Stopped("not reached")
         time.sleep(0.015)  # until the threads of the one before sleep: OpenMP's wait for work
         self.pipe.send(question)
-        return self.answer()
+        return self.answer(self.settings.seconds)
 
-    def answer(self):
-        if not self.pipe.poll(self.settings.seconds):
+    def answer(self, limit: float):
+        if not self.pipe.poll(limit):
             self.end()
-            raise Stopped(f"> {self.settings.seconds:g} s")
+            raise Stopped(f"> {limit:g} s")
         try:
             good, value = self.pipe.recv()
         except EOFError:

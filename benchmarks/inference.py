@@ -1,0 +1,191 @@
+"""Energy and forces through ASE: the host's model, its best compiled form, and ours as exported.
+
+    python benchmarks/inference.py [--threads 1] [--dtype float32] [--only PATTERN]
+
+Prints a Markdown table. The host is the one that is installed; of MACE the peer is Symmetrix-XL on
+the stock model (``pip install symmetrix-xl``, and a C++20 compiler), of NequIP its own
+AOTInductor. Both compile for minutes; what Symmetrix-XL has compiled it keeps, so that a second
+run begins at once. ``run.py`` has the same cases.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+if importlib.util.find_spec("mace"):
+    import mace_speed  # first: MACE prepares e3nn's import
+else:
+    import nequip_speed
+
+import numpy as np
+import torch
+from structures import molecules, water
+from timing import Case, Settings, Work, device, measure, model_dtype
+
+from gaunt_plugin.deploy.export import export
+
+MACE = importlib.util.find_spec("mace") is not None
+MACE_SIZES = ("128x0e", "128x0e+128x1o", "64x0e+64x1o+64x2e")
+L_MAX = (1, 2, 3)  # of NequIP, 64 features, 4 layers
+STRUCTURES = {"molecule": partial(molecules, 1), "box": lambda: [water(6, 6, 6)]}
+
+
+def through_ase(calculator, frames):
+    """One call of a calculator after another, with atoms that move a little."""
+    atoms = frames()[0]
+    atoms.calc = calculator
+    step = 1e-5 * np.random.default_rng(0).standard_normal(atoms.positions.shape)
+
+    def call():
+        atoms.positions += step
+        return atoms.get_potential_energy(), atoms.get_forces()
+
+    return Work({"energy + forces, ASE": call})
+
+
+def gaunt(model, frames):
+    from gaunt_plugin.calculator import GauntCalculator
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.pt")
+        export(model(), path)
+        return through_ase(GauntCalculator(path, device=device()), frames)
+
+
+def mace_model(is_gaunt, hidden):
+    """Both twins with residual blocks only: Symmetrix-XL knows no other first block."""
+    return mace_speed.model(is_gaunt, hidden, residual_first=True)
+
+
+def mace_stock(hidden, frames):
+    from mace.calculators import MACECalculator
+
+    model = mace_model(False, hidden)
+    calculator = MACECalculator(models=model, device=device(), default_dtype=model_dtype())
+    return through_ase(calculator, frames)
+
+
+def symmetrix(hidden, frames):
+    if importlib.util.find_spec("symmetrix") is None:
+        raise ImportError("not installed: symmetrix-xl")
+    # Its OpenMP, unlike torch's, is not loaded yet in this process; it asks for the last two.
+    threads = str(torch.get_num_threads())
+    os.environ.update(OMP_NUM_THREADS=threads, OMP_PROC_BIND="spread", OMP_PLACES="threads")
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nothing:
+        source, target = Path(folder, "stock.model"), Path(folder, "stock.json")
+        torch.save(mace_model(False, hidden), source)
+        with redirect_stdout(nothing), redirect_stderr(nothing):
+            from symmetrix import Symmetrix
+            from symmetrix.cli.extract_mace import main as extract
+
+            extract(["--model", str(source), "--output", str(target)])
+            return through_ase(Symmetrix(str(target), dtype=model_dtype()), frames)
+
+
+def nequip_model(is_gaunt, lmax):
+    return nequip_speed.model(int(is_gaunt), lmax).eval()
+
+
+def nequip_stock(lmax, frames):
+    from nequip.integrations.ase import NequIPCalculator
+    from nequip.integrations.utils import basic_transforms
+
+    model, types = nequip_model(False, lmax), nequip_speed.TYPES
+    transforms = basic_transforms(model.metadata, 5.0, types, {t: t for t in types})
+    return through_ase(NequIPCalculator(model, device=device(), transforms=transforms), frames)
+
+
+def aotinductor(lmax, frames):
+    """``nequip-compile`` of the stock model; the command reads a file, here it gets the model."""
+    from nequip.integrations.ase import NequIPCalculator
+    from nequip.scripts import compile as nequip_compile
+
+    example = nequip_speed.batch(molecules(1))
+    example = {k: v.double() if v.is_floating_point() else v for k, v in example.items()}
+    loaded = nequip_model(False, lmax), example
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.nequip.pt2")
+        arguments = ["a model.ckpt", str(path), "--mode", "aotinductor", "--target", "ase"]
+        with mock.patch.object(nequip_compile, "load_saved_model", return_value=loaded):
+            nequip_compile.main([*arguments, "--device", device()])
+        calculator = NequIPCalculator.from_compiled_model(str(path), device=device())
+    return through_ase(calculator, frames)
+
+
+def cases(quick):
+    """The cases of the installed host; their first contender is stock."""
+    host = "MACE" if MACE else "NequIP"
+    if MACE:
+        peers = {"MACE": mace_stock, "Symmetrix-XL": symmetrix}
+        ours, sizes, shape = mace_model, MACE_SIZES, "{}, ℓ 3, ν 3"
+    else:
+        peers = {"NequIP": nequip_stock, "NequIP, AOTInductor": aotinductor}
+        ours, sizes, shape = nequip_model, L_MAX, "l_max {}, 64 features, 4 layers"
+    if quick:
+        peers, sizes = {host: peers[host]}, ["2x0e" if MACE else 1]
+    found = []
+    for name, frames in STRUCTURES.items():
+        if quick and name == "box":
+            continue
+        for number, size in enumerate(sizes, 1):
+            contenders = {peer: partial(build, size, frames) for peer, build in peers.items()}
+            contenders["Gaunt"] = partial(gaunt, partial(ours, True, size), frames)
+            title = shape.format(size)
+            found.append(Case(f"{host}, ASE, {name}", number, title, contenders))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="of names like 'box, 128x0e,'"
+    )
+    parser.add_argument("--without", nargs="+", default=[], metavar="CONTENDER")
+    parser.add_argument("--seconds", type=float, default=60, help="limit of one call")
+    parser.add_argument("--construction", type=float, default=600, help="limit of building, s")
+    parser.add_argument("--budget", type=float, default=6, help="s for the repeats of a case")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # of this process: its forks have their own
+    memory = 0.7 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    settings = Settings(
+        args.device,
+        args.dtype,
+        args.threads,
+        args.seconds,
+        memory,
+        args.budget,
+        construction=args.construction,
+    )
+    print(f"{args.dtype}, {args.threads} threads: ms per call (µs per atom); times faster")
+    for case in cases(quick=False):
+        name = f"{case.series.split(', ')[-1]}, {case.shape}"
+        if not re.search(args.only, name):
+            continue
+        for contender in args.without:
+            case.contenders.pop(contender, None)
+        rows = measure(case, settings, {})
+        atoms = len(STRUCTURES[case.series.split(", ")[-1]]()[0])
+        own = next((row.median for row in rows if row.contender == "Gaunt"), "")
+        cells = [f"{name}, {atoms} atoms"]
+        for row in rows:
+            if row.result != "ok":
+                cells.append(f"{row.contender}: {row.result}")
+                continue
+            cell = f"{row.contender}: {row.median:.4g} ms ({1e3 * row.median / atoms:.0f})"
+            cells.append(cell + (f", {row.median / own:.2f}" if own else ""))
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
