@@ -64,6 +64,8 @@ def write(options: dict, path: Path, dtype: str) -> None:
 
 
 def calculator(options: dict) -> NequIPCalculator:
+    # Positions would be rounded to float32.
+    torch.set_default_dtype(torch.float64)
     model = build(options)
     transforms = basic_transforms(model.metadata, CUTOFF, SYMBOLS, {s: s for s in SYMBOLS})
     return NequIPCalculator(model, device="cpu", transforms=transforms)
