@@ -29,7 +29,7 @@ from gaunt_plugin.ops.cpu.call import BACKWARD, DOUBLE_BACKWARD, DTYPES, FORWARD
 # A package of NequIP holds a copy of this code; the operators are the installed gaunt_plugin's.
 _IN_PACKAGE = __name__.startswith("<torch_package")
 # Another one when schemas or constants change.
-INTERFACE = 1
+INTERFACE = 2
 _LIBRARY = None if _IN_PACKAGE else torch.library.Library("gaunt", "FRAGMENT")
 
 
@@ -43,8 +43,8 @@ class Operator:
         axes: number of axes of the first operand.
         shape: of the result, from the first operand and ``width``.
         plain: makes the plain form from the constants and a tensor of the dtype and the device: a
-            differentiable function of the operands and ``edge_index``.
-        edges: whether ``edge_index`` follows the operands.
+            differentiable function of the operands and the indices.
+        indices: names of the arrays of indices that follow the operands; ``?`` as there.
     """
 
     def __init__(
@@ -54,14 +54,16 @@ class Operator:
         axes: int,
         shape: Callable,
         plain: Callable,
-        edges: bool = False,
+        indices: Sequence[str] = (),
     ) -> None:
         self.name, self.count, self.first = name, len(operands), operands[0]
         self.axes, self.shape, self.plain = axes, shape, plain
-        types = ["Tensor?" if o.endswith("?") else "Tensor" for o in operands]
         names = [o.rstrip("?") for o in operands]
-        arguments = [f"{t} {n}" for t, n in zip(types, names)]
-        arguments += [*["Tensor edge_index"] * edges, "Tensor constants", "int width"]
+        arguments = [
+            f"Tensor? {name[:-1]}" if name.endswith("?") else f"Tensor {name}"
+            for name in (*operands, *indices, "constants")
+        ]
+        arguments.append("int width")
         self.schemas = [
             f"({', '.join(arguments)}) -> Tensor",
             f"(Tensor grad, {', '.join(arguments)}, bool[] needs) -> {_tensors(self.count)}",

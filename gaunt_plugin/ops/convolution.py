@@ -43,7 +43,9 @@ class EdgeConvolution(Operation):
         :class:`~gaunt_plugin.ops.EdgeFrames`; harmonics where all features are scalars),
         ``weights [edges, paths * channels]``, or ``weights [edges, width]`` and
         ``mixing [width, paths * channels]``, whose product they then are,
-        ``edge_index [2, edges]``: senders and receivers -> ``[nodes, components, channels]``.
+        ``edge_index [2, edges]``: senders and receivers,
+        ``rows [edges]`` (int64): the weights of an edge are the product with the ``width`` rows of
+        a larger ``mixing`` that begin there -> ``[nodes, components, channels]``.
     """
 
     def __init__(
@@ -135,14 +137,22 @@ class EdgeConvolution(Operation):
         weights: torch.Tensor,
         mixing: Optional[torch.Tensor],
         edge_index: torch.Tensor,
+        rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         if torch.jit.is_scripting():
             if self.in_programs:
                 return torch.ops.gaunt.convolution(
-                    node_feats, frames, weights, mixing, edge_index, self.constants, self.dim_out
+                    node_feats,
+                    frames,
+                    weights,
+                    mixing,
+                    edge_index,
+                    rows,
+                    self.constants,
+                    self.dim_out,
                 )
-            return self.plain(node_feats, frames, weights, mixing, edge_index)
-        return self._python(node_feats, frames, weights, mixing, edge_index)
+            return self.plain(node_feats, frames, weights, mixing, edge_index, rows)
+        return self._python(node_feats, frames, weights, mixing, edge_index, rows)
 
     @torch.jit.unused
     def _python(
@@ -152,25 +162,26 @@ class EdgeConvolution(Operation):
         weights: torch.Tensor,
         mixing: Optional[torch.Tensor],
         edge_index: torch.Tensor,
+        rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         edges = edge_index.shape[1]
-        if calls_operator(self, node_feats, frames, weights, mixing, edge_index):
+        if calls_operator(self, node_feats, frames, weights, mixing, edge_index, rows):
             numbers = edges * self.paths * node_feats.shape[2]
-            if mixing is not None and not recording() and numbers < STORED:
+            if mixing is not None and rows is None and not recording() and numbers < STORED:
                 weights, mixing = weights @ mixing, None
             edge_index = edge_index.to(torch.int64)
             return self.operator(
-                node_feats, frames, weights, mixing, edge_index, self.constants, self.dim_out
+                node_feats, frames, weights, mixing, edge_index, rows, self.constants, self.dim_out
             )
         channels = node_feats.shape[2]
         # Autograd would keep about four arrays of a message's size.
         if checkpointing.pays(4 * edges * self.dim_out * channels):
-            weights = weights if mixing is None else weights @ mixing
+            weights = _product(weights, mixing, rows)
             sum_messages = checkpointing.Checkpoint(
                 self.messages, self.dim_in * channels, edges=True
             )
             return sum_messages(node_feats, frames, weights, *edge_index)
-        return self.plain(node_feats, frames, weights, mixing, edge_index)
+        return self.plain(node_feats, frames, weights, mixing, edge_index, rows)
 
     def plain(
         self,
@@ -179,9 +190,9 @@ class EdgeConvolution(Operation):
         weights: torch.Tensor,
         mixing: Optional[torch.Tensor],
         edge_index: torch.Tensor,
+        rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        if mixing is not None:
-            weights = weights @ mixing
+        weights = _product(weights, mixing, rows)
         messages = self.messages(node_feats.index_select(0, edge_index[0]), frames, weights)
         out = torch.zeros(
             [node_feats.shape[0], self.dim_out, node_feats.shape[2]],
@@ -249,6 +260,20 @@ class EdgeConvolution(Operation):
         return counts
 
 
+def _product(
+    weights: torch.Tensor, mixing: Optional[torch.Tensor], rows: Optional[torch.Tensor]
+) -> torch.Tensor:
+    """The weights of all paths."""
+    if mixing is None:
+        return weights
+    if rows is None:
+        return weights @ mixing
+    out = weights[:, :1] * mixing.index_select(0, rows)
+    for q in range(1, weights.shape[1]):
+        out = out + weights[:, q : q + 1] * mixing.index_select(0, rows + q)
+    return out
+
+
 def sources_of(inputs: List[Tuple[int, bool]], pseudo: bool, m: int) -> List[int]:
     """Degrees of the features that reach order m of an output of this kind."""
     return [l for l, kind in inputs if l >= m and (kind == pseudo or m > 0)]
@@ -277,5 +302,5 @@ EdgeConvolution.operator = Operator(
     3,
     lambda node_feats, width: [node_feats.shape[0], width, node_feats.shape[2]],
     plain_of(EdgeConvolution),
-    edges=True,
+    indices=["edge_index", "rows?"],
 )

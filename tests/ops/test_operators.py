@@ -29,7 +29,8 @@ def samples():
     irreps = ((0, False), (1, False), (1, True))
     convolution = EdgeConvolution(irreps, irreps, (0, 1))
     numel = convolution.paths * 2
-    tail = (index, convolution.constants, convolution.dim_out)
+    tail = (index, None, convolution.constants, convolution.dim_out)
+    rows = torch.tensor([3, 0, 1, 3, 2])
     scalar = EdgeConvolution(((0, False),), ((0, False), (1, False)), (0, 1))
     power = Powers([0, 1], [0, 1], True, [1.0, 0.5], [[1.0, 0.5], [0.25, 2.0]])
     paper = Powers([0, 1], [0], False, [1.0, 0.5], [[1.0]])
@@ -38,17 +39,19 @@ def samples():
         "edge_frames": (r(5, 3), frames.constants, frames.entries),
         "convolution": (r(3, convolution.dim_in, 2), D, r(5, numel), None, *tail),
         "convolution, mixing": (r(3, convolution.dim_in, 2), D, r(5, 4), r(4, numel), *tail),
+        "convolution, rows": (r(3, convolution.dim_in, 2), D, r(5, 5), r(8, numel), index, rows)
+        + tail[2:],
         "convolution, scalars": (
             *(r(3, 1, 2), r(5, 4), r(5, 2 * scalar.paths), None),
-            *(index, scalar.constants, scalar.dim_out),
+            *(index, None, scalar.constants, scalar.dim_out),
         ),
         "powers": (r(3, 2, 4), r(3, 2, power.terms, 2), r(3, 2, 2, 2), power.constants, 4),
         "powers, no weights_in": (r(3, 2, 4), r(3, 1, paper.terms, 2), None, paper.constants, 1),
     }
 
 
-SAMPLES = ["edge_frames", "convolution", "convolution, mixing", "convolution, scalars"]
-SAMPLES += ["powers", "powers, no weights_in"]
+SAMPLES = ["edge_frames", "convolution", "convolution, mixing", "convolution, rows"]
+SAMPLES += ["convolution, scalars", "powers", "powers, no weights_in"]
 COUNTS = {"edge_frames": 1, "convolution": 4, "powers": 3}
 
 
@@ -132,28 +135,57 @@ def test_wrong_calls_name_the_operand(name, number, kernels):
                 else:
                     silent.append(f"{names[k]}: {change}")
     # Sizes that are free where nothing else has them.
-    free = {"edge_frames": "directions: ", "powers, no weights_in": "weights_out: axis 1"}
+    free = {
+        "edge_frames": "directions: ",
+        "powers, no weights_in": "weights_out: axis 1",
+        "convolution, rows": ("node_feats: axis 0 long", "weights: axis 1", "mixing: axis 0 long"),
+    }
     free = free.get(name, "node_feats: axis 0 long")
     assert [s for s in silent if not s.startswith(free)] == []
 
 
 def test_messages_of_wrong_calls(kernels):
-    x, D, w, mixing, index, constants, width = samples()["convolution, mixing"]
+    x, D, w, mixing, index, _, constants, width = samples()["convolution, mixing"]
     call = torch.ops.gaunt.convolution
     for arguments, message in (
-        ((x, D[1:], w, mixing, index, constants, width), r"weights must be \[4, 4\], got \[5, 4\]"),
-        ((x, D, w, None, index, constants, width), r"weights must be \[5, \d+\], got \[5, 4\]"),
-        ((x, D, w, mixing[:, 1:], index, constants, width), r"mixing must be \[4, \d+\], got"),
-        ((x, D.float(), w, mixing, index, constants, width), "frames has the wrong dtype"),
-        ((x, D, w, mixing, index[:, 1:], constants, width), r"edge_index must be \[2, 5\], got"),
-        ((x, D, w, mixing, index, constants, width + 1), r"result must be \[3, 7, 2\], got"),
-        ((x, D, w, mixing, index, constants[1:], width), "constants are not those of a layer"),
+        (
+            (x, D[1:], w, mixing, index, None, constants, width),
+            r"weights must be \[4, 4\], got \[5, 4\]",
+        ),
+        (
+            (x, D, w, None, index, None, constants, width),
+            r"weights must be \[5, \d+\], got \[5, 4\]",
+        ),
+        (
+            (x, D, w, mixing[:, 1:], index, None, constants, width),
+            r"mixing must be \[4, \d+\], got",
+        ),
+        ((x, D.float(), w, mixing, index, None, constants, width), "frames has the wrong dtype"),
+        (
+            (x, D, w, mixing, index[:, 1:], None, constants, width),
+            r"edge_index must be \[2, 5\], got",
+        ),
+        ((x, D, w, mixing, index, None, constants, width + 1), r"result must be \[3, 7, 2\], got"),
+        (
+            (x, D, w, mixing, index, None, constants[1:], width),
+            "constants are not those of a layer",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call(*arguments)
     for index_wrong in (index - 1, index + 2):
         with pytest.raises(IndexError, match=r"edge_index has the index (-1|3) for 3 nodes"):
-            call(x, D, w, mixing, index_wrong, constants, width)
+            call(x, D, w, mixing, index_wrong, None, constants, width)
+
+
+def test_messages_of_wrong_rows(kernels):
+    x, D, w, mixing, index, rows, constants, width = samples()["convolution, rows"]
+    call = torch.ops.gaunt.convolution
+    for wrong, message in ((rows - 1, r"index -1 for 5 of 8 rows"), (rows + 1, "index 4 for 5 of")):
+        with pytest.raises(IndexError, match=message):
+            call(x, D, w, mixing, index, wrong, constants, width)
+    with pytest.raises(ValueError, match="rows without mixing"):
+        call(x, D, w @ mixing[:5], None, index, rows, constants, width)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -190,7 +222,7 @@ x, D, hidden = torch.randn(2, 4, channels), torch.randn(edges, 10), torch.randn(
 mixing, index = torch.randn(1, numel), torch.zeros(2, edges, dtype=torch.int64)
 out = torch.empty(2, 4, channels)
 torch.set_num_threads(2)
-arguments = x, D, hidden, mixing, index, layer.constants, layer.dim_out
+arguments = x, D, hidden, mixing, index, None, layer.constants, layer.dim_out
 torch.ops.gaunt.convolution(*arguments)
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 20), resource.RLIM_INFINITY))

@@ -52,15 +52,15 @@ static int matmul(int64_t type, int64_t transpose_a, int64_t transpose_b, int64_
   }
 }
 
-// Autograd takes no undefined tensor: what is left out is an empty one of one axis.
-static Tensor or_left_out(const std::optional<Tensor> &tensor, const Tensor &like)
+// Autograd takes no undefined tensor: what is left out is one of a type that no operand has.
+static Tensor or_left_out(const std::optional<Tensor> &tensor)
 {
-  return tensor.has_value() ? *tensor : at::empty({0}, like.options());
+  return tensor.has_value() ? *tensor : at::empty({0}, at::kBool);
 }
 
 static bool is_left_out(const Tensor &tensor)
 {
-  return !tensor.defined() || (tensor.dim() == 1 && tensor.numel() == 0);
+  return !tensor.defined() || (tensor.scalar_type() == at::kBool && tensor.numel() == 0);
 }
 
 static GauntArray array_of(const Tensor &tensor)
@@ -144,10 +144,11 @@ static Tensor apply(const char *name, int64_t operands, std::vector<int64_t> sha
 
 static Tensor convolution(const Tensor &node_feats, const Tensor &frames, const Tensor &weights,
                           const std::optional<Tensor> &mixing, const Tensor &edge_index,
-                          const Tensor &constants, int64_t width)
+                          const std::optional<Tensor> &rows, const Tensor &constants, int64_t width)
 {
   return apply("convolution", 4, {node_feats.size(0), width, node_feats.size(2)},
-               {node_feats, frames, weights, or_left_out(mixing, weights), edge_index, constants});
+               {node_feats, frames, weights, or_left_out(mixing), edge_index,
+                or_left_out(rows), constants});
 }
 
 static Tensor edge_frames(const Tensor &directions, const Tensor &constants, int64_t width)
@@ -160,7 +161,7 @@ static Tensor powers(const Tensor &node_feats, const Tensor &weights_out,
                      int64_t width)
 {
   return apply("powers", 3, {node_feats.size(0), node_feats.size(1), width},
-               {node_feats, weights_out, or_left_out(weights_in, weights_out), constants});
+               {node_feats, weights_out, or_left_out(weights_in), constants});
 }
 
 static std::string load_and_register()
@@ -194,7 +195,7 @@ static std::string load_and_register()
   };
   define("convolution",
          "convolution(Tensor node_feats, Tensor frames, Tensor weights, Tensor? mixing, "
-         "Tensor edge_index, Tensor constants, int width) -> Tensor",
+         "Tensor edge_index, Tensor? rows, Tensor constants, int width) -> Tensor",
          TORCH_FN(convolution));
   define("edge_frames", "edge_frames(Tensor directions, Tensor constants, int width) -> Tensor",
          TORCH_FN(edge_frames));

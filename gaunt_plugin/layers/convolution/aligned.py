@@ -49,7 +49,9 @@ class AlignedConvolution(Layer):
 
     Shapes:
         As :class:`~gaunt_plugin.layers.GauntConvolution`. Compiled kernels never hold a large
-        product ``weights @ mixing`` for all edges.
+        product ``weights @ mixing`` for all edges. With ``rows [edges]`` (int64) ``mixing`` may
+        have more rows than ``weights`` has columns: an edge takes as many of them as there are
+        columns, from ``rows[edge]`` on (see :class:`RadialTable`).
 
     Raises:
         ValueError: irreps or shapes that don't fit.
@@ -104,6 +106,7 @@ class AlignedConvolution(Layer):
         weights: torch.Tensor,
         edge_index: torch.Tensor,
         mixing: Optional[torch.Tensor] = None,
+        rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         check_edges(
             node_feats,
@@ -114,6 +117,7 @@ class AlignedConvolution(Layer):
             self.dim_edge,
             self.weight_numel,
             mixing,
+            rows,
         )
         if self.scalar:
             frames = edge_attrs
@@ -126,6 +130,7 @@ class AlignedConvolution(Layer):
             weights,
             mixing,
             edge_index,
+            rows,
         )
         return flat(messages, self.dims_out)
 

@@ -26,6 +26,7 @@ def check_edges(
     dim_edge: int,
     numel: int,
     mixing: Optional[torch.Tensor] = None,
+    rows: Optional[torch.Tensor] = None,
 ) -> None:
     """Raise ValueError unless shapes and dtypes of a convolution's arguments fit."""
     if edge_index.dim() != 2 or edge_index.shape[0] != 2:
@@ -35,10 +36,18 @@ def check_edges(
         raise ValueError(f"node features must be [nodes, {dim_in}], got {list(x.shape)}")
     if edge_attrs.dim() != 2 or list(edge_attrs.shape) != [edges, dim_edge]:
         raise ValueError(f"edge_attrs must be [{edges}, {dim_edge}], got {list(edge_attrs.shape)}")
+    if rows is not None:
+        if mixing is None:
+            raise ValueError("rows are those of mixing, which is None")
+        if list(rows.shape) != [edges] or rows.dtype != torch.int64:
+            raise ValueError(
+                f"rows must be [{edges}] of int64, got {list(rows.shape)} {rows.dtype}"
+            )
     if mixing is not None:
         width = weights.shape[-1]
-        if mixing.dim() != 2 or list(mixing.shape) != [width, numel]:
-            raise ValueError(f"mixing must be [{width}, {numel}], got {list(mixing.shape)}")
+        size = width if rows is None else max(width, mixing.shape[0])
+        if mixing.dim() != 2 or list(mixing.shape) != [size, numel]:
+            raise ValueError(f"mixing must be [{size}, {numel}], got {list(mixing.shape)}")
         if mixing.dtype != weights.dtype:
             raise ValueError(
                 f"weights and mixing must be of one dtype, got {weights.dtype} and {mixing.dtype}"

@@ -303,6 +303,52 @@ template <class T, int N> struct Channels {
   }
 };
 
+// Adjacent rows of a matrix, of `numel` numbers each: what makes weights of few factors per edge.
+template <class T> struct Rows {
+  const T *first;
+  int64_t count, numel;
+
+  // to (+)= sum_q factors_q row_q
+  void combine(const T *factors, T *to, bool add) const {
+    int64_t q = 0;
+    for (; q + 4 <= count; q += 4) combine_some<4>(factors + q, first + q * numel, to, add || q);
+    for (; q < count; q++) combine_some<1>(factors + q, first + q * numel, to, add || q);
+  }
+  // factors_q (+)= <row_q, from>
+  void project(const T *from, T *factors, bool add) const {
+    int64_t q = 0;
+    for (; q + 4 <= count; q += 4) project_some<4>(from, first + q * numel, factors + q, add);
+    for (; q < count; q++) project_some<1>(from, first + q * numel, factors + q, add);
+  }
+
+ private:
+  template <int Q> void combine_some(const T *factors, const T *row, T *to, bool add) const {
+    const auto part = [&](int64_t i, int64_t valid) {
+      Vec<T> sum = add ? load(to + i, valid) : Vec<T>{};
+      for (int q = 0; q < Q; q++) sum += factors[q] * load(row + q * numel + i, valid);
+      store(to + i, sum, valid);
+    };
+    int64_t i = 0;
+    for (; i + LANES<T> <= numel; i += LANES<T>) part(i, LANES<T>);
+    if (i < numel) part(i, numel - i);
+  }
+  template <int Q> void project_some(const T *from, const T *row, T *factors, bool add) const {
+    Vec<T> sum[Q] = {};
+    const auto part = [&](int64_t i, int64_t valid) {
+      const Vec<T> value = load(from + i, valid);
+      for (int q = 0; q < Q; q++) sum[q] += value * load(row + q * numel + i, valid);
+    };
+    int64_t i = 0;
+    for (; i + LANES<T> <= numel; i += LANES<T>) part(i, LANES<T>);
+    if (i < numel) part(i, numel - i);
+    for (int q = 0; q < Q; q++) {
+      T total = add ? factors[q] : 0;
+      for (int lane = 0; lane < LANES<T>; lane++) total += sum[q][lane];
+      factors[q] = total;
+    }
+  }
+};
+
 template <class T> struct Problem {
   using V = Vec<T>;
   const Layout &layout;
@@ -310,6 +356,31 @@ template <class T> struct Problem {
   const int64_t *senders, *receivers;
   const T *x, *entries, *weights, *g;  // g: gradient of the result
   const T *vx, *ve, *vw;               // direction of the second derivative
+  // Not null: `weights` has `width` factors per edge, of as many rows of `mixing` from rows[e] on.
+  const int64_t *rows;
+  int64_t width;
+  const T *mixing, *v_mixing;
+
+  int64_t numel() const { return layout.paths * channels; }
+  Rows<T> rows_of(const T *matrix, int64_t e) const {
+    return {matrix + rows[e] * numel(), width, numel()};
+  }
+  // Weights of an edge, if need be made in `memory`, and their derivatives.
+  const T *weights_of(int64_t e, V *memory) const {
+    if (!rows) return weights + e * numel();
+    T *made = reinterpret_cast<T *>(memory);
+    rows_of(mixing, e).combine(weights + e * width, made, false);
+    return made;
+  }
+  const T *dual_weights_of(int64_t e, V *memory) const {
+    if (!rows) return vw + e * numel();
+    T *made = reinterpret_cast<T *>(memory);
+    rows_of(mixing, e).combine(vw + e * width, made, false);
+    if (v_mixing) rows_of(v_mixing, e).combine(weights + e * width, made, true);
+    return made;
+  }
+  // Vectors for the weights of an edge.
+  int64_t made() const { return rows ? (numel() + LANES<T> - 1) / LANES<T> : 0; }
 
   int64_t vectors() const { return (channels + LANES<T> - 1) / LANES<T>; }
 
@@ -347,7 +418,7 @@ template <class T> struct Problem {
                 V *B1) const {
     const T *D = entries + e * layout.entries;
     const int64_t at = senders[e] * layout.dim_in * channels + c;
-    block.prefetch_rows(weights + next * layout.paths * channels + c, layout.paths);
+    if (!rows) block.prefetch_rows(weights + next * numel() + c, layout.paths);
     block.load_rows(X, x + at, layout.dim_in);
     block.template to_frame<false>(layout.in, D, X, B);
     if constexpr (DUAL) {
@@ -360,12 +431,13 @@ template <class T> struct Problem {
   // out_i += its sum over edges, or the derivative along (vx, ve, vw).
   template <bool DUAL> void forward(T *out) const {
     const Groups groups(receivers, edges, nodes);
-    const int64_t rows = layout.dim_in + layout.frame_in + layout.frame_out;
-    const Scratch<T> memory(threads, layout.dim_out * vectors() + 8 * rows);
+    const int64_t frame_rows = layout.dim_in + layout.frame_in + layout.frame_out;
+    const Scratch<T> memory(threads, layout.dim_out * vectors() + 2 * made() + 8 * frame_rows);
 #pragma omp parallel num_threads(threads)
     {
       auto scratch = memory.of_thread(omp_get_thread_num());
       V *sum = scratch.take(layout.dim_out * vectors());
+      V *made_w = scratch.take(made()), *made_w1 = scratch.take(made());
       V *X = scratch.take(4 * layout.dim_in), *X1 = scratch.take(4 * layout.dim_in);
       V *B = scratch.take(4 * layout.frame_in), *B1 = scratch.take(4 * layout.frame_in);
       V *L = scratch.take(4 * layout.frame_out), *L1 = scratch.take(4 * layout.frame_out);
@@ -376,15 +448,15 @@ template <class T> struct Problem {
         for (int64_t k = groups.start[i]; k < groups.start[i + 1]; k++) {
           const int64_t e = groups.order[k];
           const int64_t next = groups.order[std::min(k + 1, edges - 1)];
-          const T *D = entries + e * layout.entries;
+          const T *D = entries + e * layout.entries, *w = weights_of(e, made_w);
+          const T *w1 = DUAL ? dual_weights_of(e, made_w1) : nullptr;
           blocks([&](auto block, int64_t c) {
-            const int64_t of_edge = e * layout.paths * channels + c;
             V *acc = sum + c / LANES<T> * layout.dim_out;
             features<DUAL>(block, c, e, next, X, X1, B, B1);
-            block.template mix<false>(layout, weights + of_edge, B, L);
+            block.template mix<false>(layout, w + c, B, L);
             if constexpr (DUAL) {
-              block.template mix<false>(layout, vw + of_edge, B, L1);
-              block.template mix<true>(layout, weights + of_edge, B1, L1);
+              block.template mix<false>(layout, w1 + c, B, L1);
+              block.template mix<true>(layout, w + c, B1, L1);
               block.from_frame(layout.out, ve + e * layout.entries, L, acc);
               block.from_frame(layout.out, D, L1, acc);
             } else {
@@ -398,17 +470,21 @@ template <class T> struct Problem {
   }
 
   // Gradients of <g, out> with respect to x (added to gx), entries and weights, or their
-  // derivatives. first_gw: with DUAL the gradient of the weights itself, too, or null.
+  // derivatives. first_gw: with DUAL the gradient of the weights itself, too, or null. With `rows`
+  // these two may be null, and factors are what is wanted.
   template <bool DUAL>
-  void gradient(T *gx, T *ge, T *gw, T *first_gw = nullptr) const {
-    const int64_t rows = layout.dim_in + layout.dim_out + 2 * layout.frame_in +
-                         2 * layout.frame_out;
+  void gradient(T *gx, T *ge, T *gw, T *first_gw = nullptr, T *of_factors = nullptr) const {
+    const int64_t frame_rows = layout.dim_in + layout.dim_out + 2 * layout.frame_in +
+                               2 * layout.frame_out;
     const Groups groups(senders, edges, nodes);
-    const Scratch<T> memory(threads, layout.dim_in * vectors() + layout.entries + 8 * rows);
+    const Scratch<T> memory(threads, layout.dim_in * vectors() + layout.entries + 4 * made() +
+                                         8 * frame_rows);
 #pragma omp parallel num_threads(threads)
     {
       auto scratch = memory.of_thread(omp_get_thread_num());
       V *sum = scratch.take(layout.dim_in * vectors()), *of_D = scratch.take(layout.entries);
+      V *made_w = scratch.take(made()), *made_w1 = scratch.take(made());
+      V *made_gw = scratch.take(made()), *made_first = scratch.take(made());
       V *X = scratch.take(4 * layout.dim_in), *X1 = scratch.take(4 * layout.dim_in);
       V *G = scratch.take(4 * layout.dim_out);
       V *B = scratch.take(4 * layout.frame_in), *B1 = scratch.take(4 * layout.frame_in);
@@ -422,28 +498,30 @@ template <class T> struct Problem {
         for (int64_t k = groups.start[j]; k < groups.start[j + 1]; k++) {
           const int64_t e = groups.order[k], i = receivers[e];
           const int64_t next = groups.order[std::min(k + 1, edges - 1)];
-          const T *D = entries + e * layout.entries;
+          const T *D = entries + e * layout.entries, *weight = weights_of(e, made_w);
+          const T *weight1 = DUAL ? dual_weights_of(e, made_w1) : nullptr;
+          T *of_weight = gw ? gw + e * numel() : reinterpret_cast<T *>(made_gw);
+          T *first = first_gw ? first_gw + e * numel() : v_mixing ? reinterpret_cast<T *>(made_first) : nullptr;
           std::memset(of_D, 0, sizeof(V) * layout.entries);
           blocks([&](auto block, int64_t c) {
             constexpr int N = decltype(block)::width;
-            const int64_t of_edge = e * layout.paths * channels + c;
             V *acc = sum + c / LANES<T> * layout.dim_in;
-            const T *w = weights + of_edge;
+            const T *w = weight + c;
             features<DUAL>(block, c, e, next, X, X1, B, B1);
             block.load_rows(G, g + i * layout.dim_out * channels + c, layout.dim_out);
             block.template to_frame<false>(layout.out, D, G, GL, layout.norm.data());
             std::memset(GB, 0, sizeof(V) * N * layout.frame_in);
             block.unmix(layout, w, GL, GB);
             if constexpr (DUAL) {
-              const T *D1 = ve + e * layout.entries, *w1 = vw + of_edge;
+              const T *D1 = ve + e * layout.entries, *w1 = weight1 + c;
               block.template to_frame<false>(layout.out, D1, G, GL1, layout.norm.data());
               block.template mix<false>(layout, w1, B, L1);
               block.template mix<true>(layout, w, B1, L1);
               std::memset(GB1, 0, sizeof(V) * N * layout.frame_in);
               block.unmix(layout, w1, GL, GB1);
               block.unmix(layout, w, GL1, GB1);
-              block.weights(layout, GL1, B, GL, B1, gw + of_edge);
-              if (first_gw) block.weights(layout, GL, B, nullptr, nullptr, first_gw + of_edge);
+              block.weights(layout, GL1, B, GL, B1, of_weight + c);
+              if (first) block.weights(layout, GL, B, nullptr, nullptr, first + c);
               block.template from_frame<true>(layout.in, D1, GB, acc);
               block.from_frame(layout.in, D, GB1, acc);
               block.outer(layout.out, G, L1, of_D);
@@ -451,7 +529,7 @@ template <class T> struct Problem {
               block.outer(layout.in, X1, GB, of_D);
             } else {
               block.template mix<false>(layout, w, B, L);
-              block.weights(layout, GL, B, nullptr, nullptr, gw + of_edge);
+              block.weights(layout, GL, B, nullptr, nullptr, of_weight + c);
               block.from_frame(layout.in, D, GB, acc);
               block.outer(layout.out, G, L, of_D);
               block.outer(layout.in, X, GB, of_D);
@@ -463,6 +541,11 @@ template <class T> struct Problem {
             for (int lane = 0; lane < LANES<T>; lane++) total += of_D[k2][lane];
             to[k2] = total;
           }
+          if (of_factors) {
+            rows_of(mixing, e).project(of_weight, of_factors + e * width, false);
+            if (DUAL && v_mixing)
+              rows_of(v_mixing, e).project(first, of_factors + e * width, true);
+          }
         }
         store_sum(sum, layout.dim_in, gx + j * layout.dim_in * channels);
       }
@@ -470,9 +553,24 @@ template <class T> struct Problem {
   }
 };
 
+// of_mixing += factors x gradients of the weights, for all edges; each thread has its columns.
+template <class T>
+void spread(const Problem<T> &p, const T *factors, const T *of_weights, T *of_mixing) {
+  const int64_t numel = p.numel(), columns = (numel + p.threads - 1) / p.threads;
+#pragma omp parallel for num_threads(p.threads)
+  for (int64_t begin = 0; begin < numel; begin += columns)
+    for (int64_t e = 0; e < p.edges; e++)
+      for (int64_t q = 0; q < p.width; q++) {
+        const T factor = factors[e * p.width + q];
+        T *to = of_mixing + (p.rows[e] + q) * numel;
+        for (int64_t i = begin; i < std::min(numel, begin + columns); i++)
+          to[i] += factor * of_weights[e * numel + i];
+      }
+}
+
 // What a call works on; null: left out.
 template <class T> struct Call {
-  int64_t pass, width, threads;  // width: of the weights, if they are multiplied with mixing
+  int64_t pass, width, mixing_rows, threads;  // width: of the weights, if they are multiplied with mixing
   GauntMatmul matmul;
   const T *mixing, *v_mixing;
   T *value, *of_g, *of_x, *of_entries, *of_weights, *of_mixing;
@@ -488,7 +586,13 @@ template <class T> void run(Problem<T> p, const Call<T> &call) {
   int64_t rows = edges;
   std::vector<T> memory;
   T *w = nullptr, *of_w = nullptr, *vw = nullptr, *of_vw = nullptr;
-  if (call.mixing) {
+  if (p.rows) {
+    // Gradients of the mixing need those of all weights.
+    if (call.of_mixing) {
+      memory.resize(edges * numel * (call.pass == DOUBLE_BACKWARD ? 2 : 1));
+      of_w = memory.data(), of_vw = call.pass == DOUBLE_BACKWARD ? of_w + edges * numel : nullptr;
+    }
+  } else if (call.mixing) {
     rows = std::max<int64_t>(1, std::min(edges, call.threads * BLOCK / std::max<int64_t>(1, numel)));
     memory.resize(rows * numel * (call.pass == FORWARD ? 1 : call.pass == BACKWARD ? 2 : 4));
     w = memory.data(), of_w = w + rows * numel, vw = of_w + rows * numel, of_vw = vw + rows * numel;
@@ -503,7 +607,19 @@ template <class T> void run(Problem<T> p, const Call<T> &call) {
   };
   const int64_t of_nodes = p.nodes * p.channels;
   zero(call.value, of_nodes * p.layout.dim_out), zero(call.of_g, of_nodes * p.layout.dim_out);
-  zero(call.of_x, of_nodes * p.layout.dim_in), zero(call.of_mixing, width * numel);
+  zero(call.of_x, of_nodes * p.layout.dim_in), zero(call.of_mixing, call.mixing_rows * numel);
+  if (p.rows) {
+    if (call.pass == FORWARD) p.template forward<false>(call.value);
+    if (call.pass == BACKWARD)
+      p.template gradient<false>(call.of_x, call.of_entries, of_w, nullptr, call.of_weights);
+    if (call.pass == DOUBLE_BACKWARD) {
+      p.template forward<true>(call.of_g);
+      p.template gradient<true>(call.of_x, call.of_entries, of_w, of_vw, call.of_weights);
+      if (call.of_mixing) spread(p, p.vw, of_vw, call.of_mixing);
+    }
+    if (call.of_mixing) spread(p, p.weights, of_w, call.of_mixing);
+    return;
+  }
   for (int64_t begin = 0; begin < edges; begin += rows) {
     const int64_t count = std::min(rows, edges - begin);
     Problem<T> part = p;
@@ -572,26 +688,42 @@ void call(int64_t pass, Arguments &arguments, const Layout &layout, int64_t thre
   const int64_t numel = layout.paths * channels;
   int64_t width = third.dim == 2 ? third.sizes[1] : -1;
   const T *weights = take("weights", {edges, width});
-  const T *mixing = take_optional("mixing", {width, numel});
+  const auto &fourth = arguments.peek();
+  const int64_t mixing_rows = fourth.dim == 2 ? fourth.sizes[0] : -1;
+  const T *mixing = take_optional("mixing", {mixing_rows, numel});
   if (!mixing && width != numel)
     throw WrongArgument("weights must be [" + std::to_string(edges) + ", " + std::to_string(numel) +
                         "], got [" + std::to_string(edges) + ", " + std::to_string(width) + "]");
-  if (mixing && !matmul) throw WrongArgument("mixing needs products of matrices");
   const auto *index = static_cast<int64_t *>(arguments.take("edge_index", INT64, {2, edges}));
   for (int64_t k = 0; k < 2 * edges; k++)
     if (index[k] < 0 || index[k] >= nodes)
       throw WrongIndex("edge_index has the index " + std::to_string(index[k]) + " for " +
                        std::to_string(nodes) + " nodes");
+  const int64_t *rows = nullptr;
+  if (arguments.left_out())
+    arguments.take();
+  else
+    rows = static_cast<int64_t *>(arguments.take("rows", INT64, {edges}));
+  if (rows && !mixing) throw WrongArgument("rows without mixing");
+  if (mixing && !rows && !matmul) throw WrongArgument("mixing needs products of matrices");
+  if (mixing && !rows && mixing_rows != width)
+    throw WrongArgument("mixing must be [" + std::to_string(width) + ", " + std::to_string(numel) +
+                        "], got [" + std::to_string(mixing_rows) + ", " + std::to_string(numel) +
+                        "]");
+  for (int64_t e = 0; rows && e < edges; e++)
+    if (rows[e] < 0 || rows[e] > mixing_rows - width)
+      throw WrongIndex("rows has the index " + std::to_string(rows[e]) + " for " +
+                       std::to_string(width) + " of " + std::to_string(mixing_rows) + " rows");
   Problem<T> p{layout, nodes, edges, channels, threads, index, index + edges, x, D, weights,
-               nullptr, nullptr, nullptr, nullptr};
-  Call<T> c{pass, width, threads, matmul, mixing};
+               nullptr, nullptr, nullptr, nullptr, rows, width, mixing, nullptr};
+  Call<T> c{pass, width, mixing_rows, threads, matmul, mixing};
   const std::initializer_list<int64_t> of_result = {nodes, layout.dim_out, channels};
   if (pass != FORWARD) p.g = take("grad", of_result);
   if (pass == DOUBLE_BACKWARD) {
     p.vx = take("direction of node_feats", {nodes, layout.dim_in, channels});
     p.ve = take("direction of frames", {edges, layout.entries});
     p.vw = take("direction of weights", {edges, width});
-    c.v_mixing = take_optional("direction of mixing", {width, numel});
+    p.v_mixing = c.v_mixing = take_optional("direction of mixing", {mixing_rows, numel});
     if (c.v_mixing && !mixing) throw WrongArgument("direction of mixing without mixing");
   }
   if (pass == FORWARD) c.value = take("result", of_result);
@@ -600,7 +732,7 @@ void call(int64_t pass, Arguments &arguments, const Layout &layout, int64_t thre
     c.of_x = take("gradient of node_feats", {nodes, layout.dim_in, channels});
     c.of_entries = take("gradient of frames", {edges, layout.entries});
     c.of_weights = take("gradient of weights", {edges, width});
-    c.of_mixing = take_optional("gradient of mixing", {width, numel});
+    c.of_mixing = take_optional("gradient of mixing", {mixing_rows, numel});
     if (c.of_mixing && !mixing) throw WrongArgument("gradient of mixing without mixing");
   }
   arguments.finish();

@@ -46,7 +46,9 @@ enum GauntStatus { OK, WRONG_ARGUMENT, WRONG_INDEX, OUT_OF_MEMORY, FAILED };
 
 // operands: node_feats [nodes, dim_in, channels], frames [edges, entries],
 // weights [edges, paths * channels] or [edges, width], mixing [width, paths * channels] (then the
-// weights are weights @ mixing) or left out, edge_index [2, edges] (no gradient, no direction).
+// weights are weights @ mixing) or left out, edge_index [2, edges], rows [edges] or left out: with
+// rows mixing may have more rows, and an edge takes `width` of them from rows[edge] on. The last
+// two have no gradient and no direction.
 // result: [nodes, dim_out, channels].
 // constants: the irreps of features and of the result, each as their number and per irrep l and
 // whether its parity is pseudo; then the degrees of the harmonics, which for scalar features are
