@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import mace  # first: it prepares torch for e3nn 0.4.4
 
@@ -14,7 +14,14 @@ from ase.data import chemical_symbols
 from e3nn.util import jit
 from e3nn.util.jit import compile_mode
 
+from gaunt_plugin.deploy import radial
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
+from gaunt_plugin.layers.convolution.radial_table import (
+    RadialTable,
+    TabulatedConvolution,
+    TabulatedFunctions,
+    join_radial,
+)
 
 # The models whose energy is a function of edge vectors and elements alone.
 _MODELS = ("MACE", "ScaleShiftMACE")
@@ -145,6 +152,85 @@ def edge_model(
         versions={"mace-torch": mace.__version__, "torch": torch.__version__},
     )
     return EdgeModel(model, number), description
+
+
+class _TabulatedEmbedding(torch.nn.Module):
+    """In place of MACE's radial embedding: the place of each edge in the tables."""
+
+    def __init__(self, table: RadialTable, num_elements: int) -> None:
+        super().__init__()
+        self.table = table
+        # 0: kinds of edges are all alike
+        self.num_elements = num_elements
+
+    def forward(
+        self,
+        edge_lengths: torch.Tensor,
+        node_attrs: torch.Tensor,
+        edge_index: torch.Tensor,
+        atomic_numbers: torch.Tensor,
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        kinds = torch.zeros_like(edge_index[0])
+        if self.num_elements > 0:
+            elements = node_attrs.argmax(1)[edge_index]
+            kinds = elements[0] * self.num_elements + elements[1]
+        factors, rows = self.table(edge_lengths.squeeze(1), kinds)
+        return join_radial(factors, rows), None
+
+
+def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
+    """The same with tables in place of the radial networks.
+
+    Args:
+        edge_model: stays as it is; both share their tensors.
+        intervals: of the tables.
+
+    Raises:
+        NoTables: a part of the model has no tables.
+    """
+    out = radial.shared_copy(edge_model)
+    model, exact = out.model, copy.deepcopy(edge_model.model).double()
+    for block in model.interactions:
+        if not hasattr(block.conv_tp, "convolution"):
+            raise radial.NoTables(f"it has a {type(block).__name__}")
+        radial.check_convolution(block.conv_tp.convolution)
+    count = edge_model.num_elements
+    typed = hasattr(exact.radial_embedding, "distance_transform")
+    cutoffs = [float(exact.r_max)] * (count**2 if typed else 1)
+    table = RadialTable(radial.START, cutoffs, intervals)
+
+    def features(lengths: torch.Tensor, kind: int) -> List[torch.Tensor]:
+        pair = torch.tensor([[kind // count], [kind % count]]).expand(2, len(lengths))
+        feats, cutoff = exact.radial_embedding(
+            lengths.unsqueeze(1),
+            torch.eye(count, dtype=torch.float64),
+            pair,
+            exact.atomic_numbers,
+        )
+        found = []
+        for block in exact.interactions:
+            scale = 1.0 if cutoff is None else cutoff
+            found.append(block.conv_tp_weights(feats) * scale)
+            if hasattr(block, "density_fn"):
+                if cutoff is not None:
+                    raise radial.NoTables("its density has a cutoff of its own")
+                found.append(block.density_fn(feats))
+        return found
+
+    mixings = []
+    for block in exact.interactions:
+        mixings.append(block.conv_tp.weight / block.conv_tp.weight.shape[0] ** 0.5)
+        if hasattr(block, "density_fn"):
+            mixings.append(torch.eye(1, dtype=torch.float64))
+    with torch.no_grad():
+        tables = iter(radial.tables_of(table, features, mixings))
+    model.radial_embedding = _TabulatedEmbedding(table, count if typed else 0)
+    for block in model.interactions:
+        block.conv_tp = TabulatedConvolution(block.conv_tp.convolution, next(tables).numpy())
+        block.conv_tp_weights = torch.nn.Identity()
+        if hasattr(block, "density_fn"):
+            block.density_fn = TabulatedFunctions(next(tables).numpy())
+    return radial.TabulatedModel(out.to(edge_model.dtype), edge_model, radial.START)
 
 
 def script(model: torch.nn.Module) -> torch.jit.ScriptModule:

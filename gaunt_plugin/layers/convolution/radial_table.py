@@ -1,0 +1,138 @@
+"""Radial functions from a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Tuple
+
+import numpy as np
+import torch
+from scipy.interpolate import make_lsq_spline
+
+from gaunt_plugin.layers.convolution.aligned import AlignedConvolution
+from gaunt_plugin.ops.tables import TableModule
+
+# Cubic B-splines that are not zero on an interval.
+SPLINES = 4
+
+
+class RadialTable(TableModule):
+    r"""Functions of a distance as cubic splines: which rows of a table, and their factors.
+
+    .. math:: R(r) = \sum_{q=0}^{3} b_q(t)\, c_{i+q}, \qquad
+       i + t = n \, \frac{r - r_0}{r_k - r_0}, \quad 0 \le t < 1
+
+    with the uniform cubic B-splines ``b_q`` and rows ``c`` of coefficients, which
+    :meth:`fit` makes. Values, first and second derivatives are continuous. There is a table per
+    kind k of edge, up to its own cutoff, from which on R is zero.
+
+    Args:
+        start: ``r_0``, Å; shorter distances have no table.
+        cutoffs: ``r_k`` of every kind of edge, Å.
+        intervals: ``n``.
+
+    Attributes:
+        rows: of the table, ``kinds * (n + 3)``.
+
+    Shapes:
+        ``lengths [edges]`` in Å, ``kinds [edges]`` (int64) -> factors ``[edges, 4]`` and the first
+        of the four rows ``[edges]`` (int64).
+    """
+
+    def __init__(self, start: float, cutoffs: Sequence[float], intervals: int) -> None:
+        super().__init__()
+        if not 0 < start < min(cutoffs):
+            raise ValueError(f"start must lie between 0 and the cutoffs, got {start}")
+        self.start, self.cutoffs, self.intervals = start, list(cutoffs), intervals
+        self.per_kind = intervals + SPLINES - 1
+        self.rows = len(self.cutoffs) * self.per_kind
+        self.register_table("scale", intervals / (np.array(self.cutoffs) - start))
+        # powers of t -> 6 b_q
+        splines = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]])
+        self.register_table("splines", splines)
+
+    def forward(
+        self, lengths: torch.Tensor, kinds: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        place = (lengths - self.start) * self.scale.index_select(0, kinds).to(lengths.dtype)
+        interval = place.detach().floor().clamp(0, self.intervals - 1)
+        t = (place - interval).unsqueeze(1)
+        inside = (place < self.intervals).unsqueeze(1)
+        powers = torch.cat([torch.ones_like(t), t, t * t, t * t * t], dim=1)
+        factors = (powers @ self.splines.to(powers.dtype) / 6) * inside.to(powers.dtype)
+        return factors, kinds * self.per_kind + interval.to(torch.int64)
+
+    def fit(self, function: Callable[[torch.Tensor, int], torch.Tensor]) -> np.ndarray:
+        """Coefficients ``[rows, functions]`` of the splines that fit best, in float64.
+
+        Args:
+            function: of lengths ``[number]``, float64, and the kind of edge
+                -> ``[number, functions]``.
+        """
+        tables = []
+        for kind, cutoff in enumerate(self.cutoffs):
+            r = np.linspace(self.start, cutoff, 2 * self.intervals + 1)
+            step = (cutoff - self.start) / self.intervals
+            knots = self.start + step * np.arange(1 - SPLINES, self.intervals + SPLINES)
+            values = function(torch.from_numpy(r), kind).detach().numpy()
+            ends = np.ones_like(r)
+            ends[[0, -1]] = 1e3  # no jump at the cutoff
+            tables.append(make_lsq_spline(r, values, knots, k=SPLINES - 1, w=ends).c)
+        return np.concatenate(tables)
+
+
+class TabulatedConvolution(TableModule):
+    """A convolution whose radial weights come from a table.
+
+    Args:
+        convolution: the convolution.
+        table: coefficients ``[rows, weight_numel]``, see :class:`RadialTable`.
+
+    Shapes:
+        As the convolution, with ``radial [edges, 5]``, the factors and the first row, in the place
+        of its weights: hosts hand one array on.
+    """
+
+    def __init__(self, convolution: AlignedConvolution, table: np.ndarray) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.register_table("table", table)
+
+    def forward(
+        self,
+        node_feats: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        radial: torch.Tensor,
+        edge_index: torch.Tensor,
+    ) -> torch.Tensor:
+        factors, rows = split_radial(radial)
+        return self.convolution(node_feats, edge_attrs, factors, edge_index, self.table, rows)
+
+
+class TabulatedFunctions(TableModule):
+    """A few functions of the distance from a table ``[rows, functions]``.
+
+    Shapes:
+        ``radial [edges, 5]`` -> ``[edges, functions]``.
+    """
+
+    def __init__(self, table: np.ndarray) -> None:
+        super().__init__()
+        self.register_table("table", table)
+
+    def forward(self, radial: torch.Tensor) -> torch.Tensor:
+        factors, rows = split_radial(radial)
+        out = factors[:, :1] * self.table.index_select(0, rows)
+        for q in range(1, factors.shape[1]):
+            out = out + factors[:, q : q + 1] * self.table.index_select(0, rows + q)
+        return out
+
+
+def join_radial(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """One array of both, ``[edges, 5]``; every row up to 2^24 is a number of float32."""
+    return torch.cat([factors, rows.to(factors.dtype).unsqueeze(1)], dim=1)
+
+
+def split_radial(radial: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Inverse of :func:`join_radial`."""
+    return radial[:, :-1], radial[:, -1].detach().to(torch.int64)
