@@ -43,6 +43,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("output", type=Path, help="the file to write, for example model.pt")
     export.add_argument("--head", help="of a MACE model with several heads")
     export.add_argument("--dtype", choices=["float32", "float64"], help="default: the model's own")
+    export.add_argument(
+        "--radial",
+        choices=["table", "exact"],
+        default="table",
+        help="of the program with compiled kernels: splines that keep to the networks within 1e-6 "
+        "eV per atom and 1e-5 eV/A, or the networks; default: %(default)s",
+    )
+    export.add_argument(
+        "--structures",
+        type=Path,
+        help="a file that ASE reads: check the splines on up to 20 of its structures too",
+    )
     export.set_defaults(run=_export)
 
     info = commands.add_parser(
@@ -78,7 +90,14 @@ def _parser() -> argparse.ArgumentParser:
 def _export(args: argparse.Namespace) -> None:
     from gaunt_plugin.deploy.export import export
 
-    about = export(args.model, args.output, head=args.head, dtype=args.dtype)
+    about = export(
+        args.model,
+        args.output,
+        head=args.head,
+        dtype=args.dtype,
+        radial=args.radial,
+        structures=args.structures,
+    )
     print(f"Wrote {args.output}: {about.layers} layers of {about.cutoff:g} A, {about.dtype}")
     print(f"ASE: atoms.calc = gaunt_plugin.calculator.GauntCalculator({str(args.output)!r})")
     print("LAMMPS:")
@@ -100,6 +119,8 @@ def _info(args: argparse.Namespace) -> None:
     print(f"cutoff: {about.cutoff:g} A, message-passing layers: {about.layers}")
     print(f"dtype: {about.dtype}, contract version: {about.contract}")
     print(f"calls compiled kernels: {'yes, where they are built' if about.kernels else 'no'}")
+    if about.radial:
+        print(f"in them: {about.radial.summary()}")
     print("written with: " + ", ".join(f"{k} {v}" for k, v in about.versions.items()))
 
 

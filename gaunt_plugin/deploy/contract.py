@@ -19,7 +19,9 @@ Torch's default dtype must be the file's: the product of a constant and integers
 
 The description lies beside the program, one TorchScript extra file per entry (the names below).
 One more, ``gaunt_kernels``, may hold the same program a second time, with calls of the compiled
-kernels (operators ``gaunt::...``): for the CPU, where these are registered.
+kernels (operators ``gaunt::...``): for the CPU, where these are registered. Its radial functions
+may be splines in place of the model's networks (``gaunt_radial``): energies and forces differ by
+no more than is said there, and their first derivatives are continuous.
 An entry added later leaves ``VERSION`` alone; a change that an older reader would get wrong
 raises it.
 """
@@ -28,11 +30,13 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import List, Optional
 
 import torch
+
+from gaunt_plugin.deploy.radial import Tables
 
 VERSION = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -73,6 +77,7 @@ class Description:
         dtype: what the model computes in, ``"float32"`` or ``"float64"``.
         versions: of the packages that wrote the file.
         kernels: whether the file holds a second program, with compiled kernels.
+        radial: of the tables in that program; None: it has the model's networks.
         contract: version of the contract.
     """
 
@@ -82,6 +87,7 @@ class Description:
     dtype: str
     versions: dict[str, str]
     kernels: bool = False
+    radial: Optional[Tables] = None
     contract: int = VERSION
 
     def to_extra_files(self) -> dict[str, str]:
@@ -92,6 +98,7 @@ class Description:
             _PREFIX + "layers": str(self.layers),
             _PREFIX + "dtype": self.dtype,
             _PREFIX + "versions": json.dumps(self.versions),
+            _PREFIX + "radial": json.dumps(asdict(self.radial)) if self.radial else "",
         }
 
 
@@ -125,7 +132,7 @@ def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, 
     Raises:
         ModelFileError: missing, another kind of file, or a newer contract.
     """
-    names = ("contract", "elements", "cutoff", "layers", "dtype", "versions")
+    names = ("contract", "elements", "cutoff", "layers", "dtype", "versions", "radial")
     extra = {_PREFIX + name: "" for name in (*names, "kernels")}
     if not Path(path).is_file():
         raise ModelFileError(f"there is no file {path}")
@@ -157,5 +164,6 @@ def load(path: Path, *, kernels: bool = False) -> tuple[torch.jit.ScriptModule, 
         dtype=entries["dtype"],
         versions=json.loads(entries["versions"]),
         kernels=bool(second),
+        radial=Tables(**json.loads(entries["radial"])) if entries["radial"] else None,
         contract=int(entries["contract"]),
     )

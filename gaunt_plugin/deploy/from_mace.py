@@ -25,6 +25,13 @@ from gaunt_plugin.layers.convolution.radial_table import (
 
 # The models whose energy is a function of edge vectors and elements alone.
 _MODELS = ("MACE", "ScaleShiftMACE")
+# Blocks whose radial weights depend on nothing but distance and elements.
+_TABULATED = (
+    "GauntInteractionBlock",
+    "GauntResidualInteractionBlock",
+    "GauntDensityInteractionBlock",
+    "GauntDensityResidualInteractionBlock",
+)
 
 
 @compile_mode("script")
@@ -178,6 +185,13 @@ class _TabulatedEmbedding(torch.nn.Module):
         return join_radial(factors, rows), None
 
 
+def in_float64(edge_model: EdgeModel) -> EdgeModel:
+    """A copy in float64."""
+    out = copy.deepcopy(edge_model).double()
+    out.dtype = torch.float64
+    return out
+
+
 def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
     """The same with tables in place of the radial networks.
 
@@ -186,13 +200,13 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
         intervals: of the tables.
 
     Raises:
-        NoTables: a part of the model has no tables.
+        NoTablesError: a part of the model has no tables.
     """
     out = radial.shared_copy(edge_model)
     model, exact = out.model, copy.deepcopy(edge_model.model).double()
     for block in model.interactions:
-        if not hasattr(block.conv_tp, "convolution"):
-            raise radial.NoTables(f"it has a {type(block).__name__}")
+        if type(block).__name__ not in _TABULATED:
+            raise radial.NoTablesError(f"it has a {type(block).__name__}")
         radial.check_convolution(block.conv_tp.convolution)
     count = edge_model.num_elements
     typed = hasattr(exact.radial_embedding, "distance_transform")
@@ -213,7 +227,7 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
             found.append(block.conv_tp_weights(feats) * scale)
             if hasattr(block, "density_fn"):
                 if cutoff is not None:
-                    raise radial.NoTables("its density has a cutoff of its own")
+                    raise radial.NoTablesError("its density has a cutoff of its own")
                 found.append(block.density_fn(feats))
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import nequip
 import torch
@@ -16,7 +16,14 @@ from nequip.model.modify_utils import modify
 from nequip.model.saved_models.load_utils import load_saved_model
 from nequip.utils.global_state import set_global_state
 
-from gaunt_plugin.deploy.contract import Description, ModelFileError, edge_gradients
+from gaunt_plugin.deploy import radial
+from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
+from gaunt_plugin.layers import GroupedConvolution
+from gaunt_plugin.layers.convolution.radial_table import (
+    RadialTable,
+    TabulatedGroups,
+    join_radial,
+)
 
 
 @compile_mode("script")
@@ -33,6 +40,7 @@ class EdgeModel(torch.nn.Module):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.dtype: torch.dtype = DTYPES[model.metadata["model_dtype"]]
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
 
@@ -109,6 +117,117 @@ def edge_model(
         versions={"nequip": nequip.__version__, "torch": torch.__version__},
     )
     return EdgeModel(model), description
+
+
+class _TabulatedEncoding(torch.nn.Module):
+    """In place of NequIP's encoding of lengths: the place of each edge in the tables."""
+
+    def __init__(self, table: RadialTable, num_types: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.table = table
+        # 0: kinds of edges are all alike
+        self.num_types = num_types
+        self.dtype = dtype
+
+    def forward(self, data: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+        lengths = data[AtomicDataDict.EDGE_LENGTH_KEY].view(-1)
+        kinds = torch.zeros_like(data[AtomicDataDict.EDGE_INDEX_KEY][0])
+        if self.num_types > 0:
+            types = data[AtomicDataDict.EDGE_TYPE_KEY]
+            kinds = types[0] * self.num_types + types[1]
+        factors, rows = self.table(lengths, kinds)
+        data[AtomicDataDict.EDGE_EMBEDDING_KEY] = join_radial(factors.to(self.dtype), rows)
+        return data
+
+
+class _SameData(torch.nn.Module):
+    def forward(self, data: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+        return data
+
+
+class _NoLayer(torch.nn.Module):
+    """In place of a network's last layer, whose weights are in the tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(0))
+        self.alpha = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class _NoNetwork(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = torch.nn.ModuleList([_NoLayer()])
+
+
+def in_float64(edge_model: EdgeModel) -> EdgeModel:
+    """The model itself: those of NequIP keep their dtype."""
+    return edge_model
+
+
+def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
+    """The same with tables in place of the radial networks.
+
+    Args:
+        edge_model: stays as it is; both share their tensors.
+        intervals: of the tables.
+
+    Raises:
+        NoTablesError: a part of the model has no tables.
+    """
+    out = radial.shared_copy(edge_model)
+    network = _network(out)
+    norm, bessel, factor = (copy.deepcopy(getattr(network, name)).double() for name in _ENCODING)
+    bessel._output_dtype = torch.float64
+    blocks = [module.conv for module in network if type(module).__name__ == "ConvNetLayer"]
+    networks = []
+    for block in blocks:
+        if not isinstance(getattr(block, "convolution", None), GroupedConvolution):
+            raise radial.NoTablesError(f"it has a {type(block).__name__}")
+        for group in block.convolution.groups:
+            radial.check_convolution(group)
+        networks.append(copy.deepcopy(block.edge_mlp.mlp).double())
+    types = norm.num_types if norm._per_edge_type else 0
+    cutoffs = (1 / norm._rmax_recip.double()).view(-1).tolist()
+    table = RadialTable(radial.START, cutoffs, intervals)
+
+    def features(lengths: torch.Tensor, kind: int) -> List[torch.Tensor]:
+        data = {
+            AtomicDataDict.EDGE_VECTORS_KEY: lengths.new_zeros(len(lengths), 3),
+            AtomicDataDict.EDGE_LENGTH_KEY: lengths.unsqueeze(1),
+        }
+        if types:
+            pair = torch.tensor([[kind // types], [kind % types]])
+            data[AtomicDataDict.EDGE_TYPE_KEY] = pair.expand(2, len(lengths))
+        for module in (norm, bessel, factor):
+            data = module(data)
+        return [mlp[:-1](data[AtomicDataDict.EDGE_EMBEDDING_KEY]) for mlp in networks]
+
+    with torch.no_grad():
+        mixings = [mlp[-1].weight * mlp[-1].alpha for mlp in networks]
+        tables = radial.tables_of(table, features, mixings)
+    encoding = _TabulatedEncoding(table.double(), types, edge_model.dtype)
+    setattr(network, _ENCODING[1], encoding)
+    setattr(network, _ENCODING[2], _SameData())
+    for block, values in zip(blocks, tables):
+        block.convolution = TabulatedGroups(block.convolution, values.numpy()).to(edge_model.dtype)
+        block.edge_mlp = _NoNetwork().to(edge_model.dtype)
+    return radial.TabulatedModel(out, edge_model, radial.START)
+
+
+# What encodes lengths in NequIP's networks.
+_ENCODING = ("edge_norm", "bessel_encode", "factor")
+
+
+def _network(edge_model: EdgeModel) -> torch.nn.Module:
+    """The sequence of modules of NequIP's GNN model."""
+    for module in edge_model.model.modules():
+        if all(hasattr(module, name) for name in _ENCODING):
+            return module
+    raise radial.NoTablesError("it isn't made as NequIP's own models are")
 
 
 def script(model: torch.nn.Module) -> torch.jit.ScriptModule:

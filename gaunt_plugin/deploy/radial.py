@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Callable, List, Tuple
 
 import torch
@@ -17,10 +19,37 @@ START = 0.25
 INTERVALS = (512, 1024, 2048, 4096)
 # Numbers in the tables of a model: 1 GB of float32.
 MOST = 1 << 28
+# By how much energies (eV per atom) and forces (eV/Å) may differ from those of the networks.
+ENERGY_BOUND, FORCE_BOUND = 1e-6, 1e-5
 
 
-class NoTables(Exception):
+class NoTablesError(Exception):
     """Why a model can't have tables."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is known of a model's tables.
+
+    Attributes:
+        intervals: of the splines.
+        start: the shortest distance, Å.
+        energy_error: largest difference to the networks, eV per atom.
+        force_error: likewise, eV/Å.
+    """
+
+    intervals: int
+    start: float
+    energy_error: float
+    force_error: float
+
+    def summary(self) -> str:
+        """A line about them."""
+        return (
+            f"Radial tables of {self.intervals} intervals from {self.start:g} A: energies within "
+            f"{self.energy_error:.0e} eV per atom and forces within {self.force_error:.0e} eV/A of "
+            "the networks"
+        )
 
 
 class TabulatedModel(nn.Module):
@@ -35,6 +64,7 @@ class TabulatedModel(nn.Module):
     def __init__(self, tabulated: nn.Module, exact: nn.Module, start: float) -> None:
         super().__init__()
         self.tabulated, self.exact, self.start = tabulated, exact, start
+        self.dtype: torch.dtype = exact.dtype
 
     def forward(
         self,
@@ -46,6 +76,49 @@ class TabulatedModel(nn.Module):
         if bool((edge_vectors.detach().square().sum(1) < self.start**2).any()):
             return self.exact(edge_vectors, edge_index, types, owned)
         return self.tabulated(edge_vectors, edge_index, types, owned)
+
+
+def tabulate(
+    adapter: ModuleType, model: nn.Module, graphs: List[Tuple[torch.Tensor, ...]]
+) -> Tuple[nn.Module, Tables]:
+    """A model with the smallest tables that keep the bounds on all graphs, and what is known.
+
+    Args:
+        adapter: of the model's host.
+        model: behind the contract, with networks; stays as it is.
+        graphs: arguments of the model.
+
+    Raises:
+        NoTablesError: the model can't have any, or the largest don't keep the bounds.
+    """
+    precise = adapter.in_float64(model)
+    expected = [(graph, *precise(*graph)) for graph in graphs]
+    # What rounding hides, where a model can't be had in float64.
+    rounding = 0.0 if precise.dtype == torch.float64 else 16 * torch.finfo(precise.dtype).eps
+    for intervals in INTERVALS:
+        candidate = adapter.tabulated(precise, intervals)
+        errors, good = [0.0, 0.0], True
+        for graph, energies, gradients in expected:
+            found, found_gradients = candidate(*graph)
+            forces = _forces(gradients, graph)
+            compared = (
+                (found, energies, ENERGY_BOUND),
+                (_forces(found_gradients, graph), forces, FORCE_BOUND),
+            )
+            for k, (a, b, bound) in enumerate(compared):
+                error = (a - b).abs().max().item()
+                good = good and error <= bound + rounding * b.abs().max().item()
+                errors[k] = max(errors[k], error)
+        tables = Tables(intervals, START, *errors)
+        if good:
+            return adapter.tabulated(model, intervals), tables
+    raise NoTablesError(tables.summary())
+
+
+def _forces(gradients: torch.Tensor, graph: Tuple[torch.Tensor, ...]) -> torch.Tensor:
+    index, nodes = graph[1], len(graph[2])
+    forces = gradients.new_zeros(nodes, 3).index_add(0, index[0], gradients)
+    return forces.index_add(0, index[1], gradients, alpha=-1)
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
@@ -67,11 +140,11 @@ def tables_of(
         mixings: ``[width, functions]`` of each set.
 
     Raises:
-        NoTables: they would be too large.
+        NoTablesError: they would be too large.
     """
     numbers = table.rows * sum(mixing.shape[1] for mixing in mixings)
     if numbers > MOST:
-        raise NoTables(
+        raise NoTablesError(
             f"tables for {len(table.cutoffs)} kinds of edges would have {numbers:.1e} numbers"
         )
     widths = [mixing.shape[0] for mixing in mixings]
@@ -81,6 +154,6 @@ def tables_of(
 
 
 def check_convolution(convolution: nn.Module) -> None:
-    """Raise NoTables unless it is an AlignedConvolution, which alone takes tables."""
+    """Raise NoTablesError unless it is an AlignedConvolution, which alone takes tables."""
     if not isinstance(convolution, AlignedConvolution):
-        raise NoTables(f"its convolution is a {type(convolution).__name__}")
+        raise NoTablesError(f"its convolution is a {type(convolution).__name__}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Tuple
+from typing import List, Tuple
 
 import numpy as np
 import torch
 from scipy.interpolate import make_lsq_spline
 
 from gaunt_plugin.layers.convolution.aligned import AlignedConvolution
+from gaunt_plugin.layers.convolution.grouped import GroupedConvolution
 from gaunt_plugin.ops.tables import TableModule
 
 # Cubic B-splines that are not zero on an interval.
@@ -107,6 +108,42 @@ class TabulatedConvolution(TableModule):
     ) -> torch.Tensor:
         factors, rows = split_radial(radial)
         return self.convolution(node_feats, edge_attrs, factors, edge_index, self.table, rows)
+
+
+class TabulatedGroups(torch.nn.Module):
+    """A :class:`GroupedConvolution` whose radial weights come from a table.
+
+    Args:
+        convolution: the convolution.
+        table: coefficients ``[rows, weight_numel]``.
+
+    Shapes:
+        As the convolution, with ``radial [edges, 5]`` in the place of hidden features; ``mixing``
+        is not read.
+    """
+
+    def __init__(self, convolution: GroupedConvolution, table: np.ndarray) -> None:
+        super().__init__()
+        self.slices = convolution.slices
+        bounds = np.cumsum(convolution.weight_numels)[:-1]
+        self.groups = torch.nn.ModuleList(
+            TabulatedConvolution(group, part)
+            for group, part in zip(convolution.groups, np.split(table, bounds, axis=1))
+        )
+
+    def forward(
+        self,
+        node_feats: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        radial: torch.Tensor,
+        edge_index: torch.Tensor,
+        mixing: torch.Tensor,
+    ) -> torch.Tensor:
+        parts: List[torch.Tensor] = []
+        for i, group in enumerate(self.groups):
+            x = torch.cat([node_feats[:, a:b] for a, b in self.slices[i]], dim=1)
+            parts.append(group(x, edge_attrs, radial, edge_index))
+        return torch.cat(parts, dim=1)
 
 
 class TabulatedFunctions(TableModule):

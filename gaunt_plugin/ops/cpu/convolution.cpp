@@ -700,10 +700,13 @@ void call(int64_t pass, Arguments &arguments, const Layout &layout, int64_t thre
       throw WrongIndex("edge_index has the index " + std::to_string(index[k]) + " for " +
                        std::to_string(nodes) + " nodes");
   const int64_t *rows = nullptr;
-  if (arguments.left_out())
+  if (arguments.left_out()) {
     arguments.take();
-  else
+  } else {
     rows = static_cast<int64_t *>(arguments.take("rows", INT64, {edges}));
+    static const int64_t none = 0;
+    if (!rows) rows = &none;  // of no edges
+  }
   if (rows && !mixing) throw WrongArgument("rows without mixing");
   if (mixing && !rows && !matmul) throw WrongArgument("mixing needs products of matrices");
   if (mixing && !rows && mixing_rows != width)
