@@ -218,6 +218,6 @@ def _graphs_of(path: Path | None, about: Description) -> list[tuple[torch.Tensor
             raise ModelFileError(f"{path} has {', '.join(unknown)}, which the model doesn't know")
         edges = Edges(about.cutoff, 0.0, torch.device("cpu"))
         vectors, index = edges(atoms.positions, atoms.cell.array, atoms.pbc)
-        types = torch.tensor([about.elements.index(symbol) for symbol in atoms.symbols])
+        types = torch.tensor([about.elements.index(s) for s in atoms.symbols], dtype=torch.int64)
         graphs.append((vectors, index, types, torch.ones(len(atoms), dtype=torch.bool)))
     return graphs

@@ -31,10 +31,10 @@ def exported(models, tmp_path_factory):
     """Exported files by name and dtype, written when first asked for."""
     folder = tmp_path_factory.mktemp("exported")
 
-    def get(name: str, dtype: str = "float64") -> Path:
-        path = folder / f"{name}-{dtype}.pt"
+    def get(name: str, dtype: str = "float64", radial: str = "exact") -> Path:
+        path = folder / f"{name}-{dtype}-{radial}.pt"
         if not path.exists():
-            host.write(models[name], path, dtype)
+            host.write(models[name], path, dtype, radial)
         return path
 
     return get

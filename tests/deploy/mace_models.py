@@ -15,13 +15,21 @@ from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE
 
 CUTOFF = 3.0
+# All models whose radial functions can be tabulated: of one kind of edge, and of all.
+TABULATED = ("one_layer", "aligned", "transform")
+DENSITY = {"block": "GauntDensityInteractionBlock"}
 BLOCKS = {**modules.interaction_classes, **INTERACTIONS}
 
 
-def make_model(kind: str, layers: int = 2, heads=("Default",)) -> torch.nn.Module:
+def make_model(
+    kind: str,
+    layers: int = 2,
+    heads=("Default",),
+    block: str = "GauntResidualInteractionBlock",
+    **others,
+) -> torch.nn.Module:
     """H, C and O with a short-range repulsion, which keeps dynamics tame."""
     torch.manual_seed(0)
-    block = "GauntResidualInteractionBlock"
     cls, options = ScaleShiftMACE, {}
     if kind == "stock":
         block = "RealAgnosticResidualInteractionBlock"
@@ -29,6 +37,8 @@ def make_model(kind: str, layers: int = 2, heads=("Default",)) -> torch.nn.Modul
     else:
         # both convolutions and two products
         names = ("aligned", "grid", "aligned")[:layers], ("power", "paper", "power")[:layers]
+        if kind == "aligned":
+            names = ("aligned",) * layers, names[1]
         options["cueq_config"] = GauntConfig(convolution=names[0], parametrization=names[1])
     n = len(heads)
     return cls(
@@ -53,6 +63,7 @@ def make_model(kind: str, layers: int = 2, heads=("Default",)) -> torch.nn.Modul
         atomic_inter_scale=np.linspace(1.0, 2.0, n),
         atomic_inter_shift=np.linspace(0.1, 0.3, n),
         **options,
+        **others,
     )
 
 
@@ -65,6 +76,8 @@ def make_models(folder: Path) -> dict[str, Path]:
         "one_layer": make_model("gaunt", layers=1),
         "two_heads": make_model("gaunt", heads=("cold", "hot")),
         "stock": make_model("stock"),
+        "aligned": make_model("aligned"),
+        "transform": make_model("aligned", distance_transform="Agnesi", **DENSITY),
     }
     torch.set_default_dtype(default)
     paths = {name: folder / f"{name}.model" for name in models}
@@ -73,8 +86,8 @@ def make_models(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def write(model: Path, path: Path, dtype: str) -> None:
-    export(model, path, dtype=dtype)
+def write(model: Path, path: Path, dtype: str, radial: str = "exact") -> None:
+    export(model, path, dtype=dtype, radial=radial)
 
 
 def calculator(path: Path, **options) -> MACECalculator:

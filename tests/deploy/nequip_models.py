@@ -12,6 +12,8 @@ from gaunt_plugin.deploy.export import export
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
 CUTOFF = 3.0
+# All models whose radial functions can be tabulated; the first has cutoffs of its own per pair.
+TABULATED = ("gaunt", "three_layers", "one_layer")
 SYMBOLS = ["H", "C", "O"]
 OPTIONS = {
     "seed": 5,
@@ -59,8 +61,8 @@ def build(options: dict, dtype: str = "float64") -> torch.nn.Module:
     return model
 
 
-def write(options: dict, path: Path, dtype: str) -> None:
-    export(build(options, dtype), path)
+def write(options: dict, path: Path, dtype: str, radial: str = "exact") -> None:
+    export(build(options, dtype), path, radial=radial)
 
 
 def calculator(options: dict) -> NequIPCalculator:

@@ -55,6 +55,37 @@ def test_convolution(irreps_in, irreps_out, channels, dtype, kernels, calls):
     assert not calls
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("factors", [1, 4, 6])  # whole fours and rests
+@pytest.mark.parametrize(
+    ("irreps_in", "irreps_out"), [("5x0e", "5x0e+5x1o"), ("3x0e+3x1o+3x1e", "3x0e+3x1o+3x1e")]
+)
+def test_convolution_with_rows(irreps_in, irreps_out, factors, dtype, kernels, calls):
+    layer = AlignedConvolution(irreps_in, "0e+1o", irreps_out).to(dtype)
+    x, vectors, _, index = cases.inputs(layer, nodes=6, edges=25)
+    rows = torch.randint(0, 11 - factors, (25,))
+    table = torch.randn(10, layer.weight_numel)
+    inputs = [t.to(dtype) for t in (x, vectors, torch.randn(25, factors), table)]
+
+    def run(x, vectors, weights, table):
+        x, attrs, weights, _ = cases.arguments(layer, (x, vectors, weights, index))
+        return layer(x, attrs, weights, index, table, rows)
+
+    found = passes(run, inputs)
+    assert of(calls, "convolution") == three_passes("convolution")
+    kernels(False)
+    calls.clear()
+    expected = passes(run, inputs)
+    assert_same(found, expected, "program" if dtype == torch.float64 else "program32")
+    assert not calls
+    # The plain form itself: each edge has its own rows.
+    dense = torch.zeros(25, 10, dtype=dtype)
+    for q in range(factors):
+        dense[torch.arange(25), rows + q] = inputs[2][:, q]
+    whole = layer(*cases.arguments(layer, (*inputs[:2], dense, index)), inputs[3])
+    assert_same([expected[0]], [whole], "program" if dtype == torch.float64 else "program32")
+
+
 @pytest.mark.parametrize(("lmax", "mmax"), [(0, 0), (1, 0), (1, 1), (2, 1), (3, 3), (4, 2), (6, 6)])
 def test_edge_frames(lmax, mmax, kernels, calls):
     frames = EdgeFrames(lmax, mmax)
