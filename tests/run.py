@@ -22,6 +22,7 @@ TESTS = {
     host: [
         f"tests/{host}",
         "tests/lammps",
+        "tests/deploy",
         "tests/layers",
         "tests/ops",
         "tests/sphere",
@@ -139,7 +140,7 @@ def environment_of(
     """The Python of a host's environment, which is made or updated first."""
     print(f"== The environment for {host}{suffix}", flush=True)
     venv = ROOT / f".venv-{host}{suffix}"
-    return environment.ensure(venv, f"{host},lammps,dev", creator, constraints)
+    return environment.ensure(venv, f"{host},ase,lammps,dev", creator, constraints)
 
 
 def starts(python: str) -> bool:
