@@ -7,7 +7,6 @@ Standard library only: ``python tests/run.py`` needs Python 3.10 or newer and pi
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
