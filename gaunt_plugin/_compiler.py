@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 _COMPILERS = ("g++", "clang++", "c++")
@@ -47,6 +48,24 @@ def find_compiler() -> list[str]:
         "no C++ compiler found: install one (for example: apt install g++, or "
         "conda install -c conda-forge gxx) or name it in CXX"
     )
+
+
+def sanitizers(compiler: list[str]) -> list[str]:
+    """Libraries that a process linked without sanitizers must load before all others.
+
+    Raises:
+        BuildError: the compiler has none.
+    """
+    found = []
+    # That of addresses looks for the one of C++ exceptions when it starts.
+    for name in ("libasan.so", "libstdc++.so"):
+        command = [*compiler, f"-print-file-name={name}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        path = Path(done.stdout.strip())
+        if not path.is_absolute():
+            raise BuildError(f"sanitizers need g++ and its {name}, which {compiler[0]} lacks")
+        found.append(str(path.resolve()))
+    return found
 
 
 def first_errors(text: str) -> str:

@@ -7,15 +7,16 @@ Standard library only: ``python tests/run.py`` needs Python 3.10 or newer and pi
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 import environment  # noqa: E402
+
+from gaunt_plugin._compiler import BuildError, find_compiler, sanitizers  # noqa: E402
 
 # The long ones first, so that workers end together.
 TESTS = {
@@ -112,16 +113,19 @@ def run_oldest(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]
 def run_sanitized(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
     """Tests of the kernels, which stop at the first fault that a sanitizer finds."""
     host = args.env or "mace"
+    try:
+        compiler = find_compiler()
+        preload = ":".join(sanitizers(compiler))
+    except BuildError as error:
+        sys.exit(f"--sanitize: {error}")
     python = environment_of(host, args.python or sys.executable)
     env = {
-        # Python is not compiled with the sanitizer, so its runtime must be there first; it looks
-        # for the one of C++ exceptions when it starts.
-        "LD_PRELOAD": " ".join(runtime(name) for name in ("libasan.so", "libstdc++.so")),
+        "LD_PRELOAD": preload,
         # Python leaves memory to the system when it ends.
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         # The compiler itself is much slower with the runtime.
-        "CXX": shlex.join(["env", "-u", "LD_PRELOAD", *compiler()]),
+        "CXX": shlex.join(["env", "-u", "LD_PRELOAD", *compiler]),
         "GAUNT_CXXFLAGS": SANITIZERS,
     }
     # A report comes to stderr just before it ends the process, which then runs no test again.
@@ -149,23 +153,6 @@ def starts(python: str) -> bool:
         return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
-
-
-def compiler() -> list[str]:
-    """The command whose sanitizers are used."""
-    command = shlex.split(os.environ.get("CXX", "g++"))
-    if shutil.which(command[0]) is None:
-        sys.exit(f"--sanitize needs {command[0]}, which is not here")
-    return command
-
-
-def runtime(library: str) -> str:
-    """Where the compiler has a library of its own."""
-    command = [*compiler(), f"-print-file-name={library}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    if not Path(found).is_absolute():
-        sys.exit(f"--sanitize needs g++ and its {library}, which {command[0]} does not name")
-    return str(Path(found).resolve())
 
 
 def is_path(argument: str) -> bool:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gaunt_plugin._compiler import BuildError, find_compiler, first_errors
+from gaunt_plugin._compiler import BuildError, find_compiler, first_errors, sanitizers
 from gaunt_plugin.lammps.plugin import (
     KERNELS,
     SOURCES,
@@ -169,15 +169,9 @@ def checked_environment(compiler: list[str]) -> dict[str, str]:
     """This process's environment, with what LAMMPS needs to run a build of ``GAUNT_SANITIZE``."""
     if not sanitize():
         return dict(os.environ)
-    # In a process that was linked without them, the checks must come before all other libraries.
-    found = []
-    for name in ("libasan.so", "libstdc++.so"):
-        command = [*compiler, f"-print-file-name={name}"]
-        found.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     # Python and MPI leave memory to the end of the process: leaks are no errors of ours.
-    preload = ":".join(path.strip() for path in found)
     options = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1"}
-    return {**os.environ, "LD_PRELOAD": preload, **options}
+    return {**os.environ, "LD_PRELOAD": ":".join(sanitizers(compiler)), **options}
 
 
 def _try_out(out: Path, env: dict[str, str]) -> None:

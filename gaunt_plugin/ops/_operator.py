@@ -25,6 +25,7 @@ import torch
 from gaunt_plugin.ops import checkpointing
 from gaunt_plugin.ops.cpu.build import library
 from gaunt_plugin.ops.cpu.call import BACKWARD, DOUBLE_BACKWARD, DTYPES, FORWARD, call
+from gaunt_plugin.ops.recording import recording
 
 # A package of NequIP holds a copy of this code; the operators are the installed gaunt_plugin's.
 _IN_PACKAGE = __name__.startswith("<torch_package")
@@ -76,6 +77,26 @@ class Operator:
     def __call__(self, *arguments) -> torch.Tensor:
         """With the operands, edge_index if there is one, constants and width."""
         return self.operators[FORWARD](*arguments)
+
+    def eagerly(self, *arguments) -> torch.Tensor:
+        """The same, in eager mode, of tensors that :func:`has_kernel` takes."""
+        return self._run(FORWARD, arguments[0], arguments)
+
+    def _run(self, number: int, like: torch.Tensor, arguments):
+        """A pass of tensors that have a kernel.
+
+        On the CPU without torch's dispatcher, which takes as long as a small kernel, unless a mode
+        (of ``torch.utils.checkpoint``, of a counter of operations) must see the operator.
+        """
+        if not like.is_cpu or torch._C._len_torch_dispatch_stack() > 0:
+            return self.operators[number](*arguments)
+        return _differentiable(self, number, self.kernels[number], *arguments)
+
+    def _run_here(self, number: int, like: torch.Tensor, tensors, others):
+        """A pass of any tensors; a backward pass may be recorded or transformed, too."""
+        if recording() or not has_kernel(like, *tensors):
+            return self.operators[number](*tensors, *others)
+        return self._run(number, like, (*tensors, *others))
 
     # The kernel's passes, as implementations for the CPU.
 
@@ -142,7 +163,7 @@ class Operator:
     def derivative(self, ctx, grad):
         tensors = ctx.saved_tensors  # once: checkpointing unpacks them only once
         needs = self._needs(ctx, 0)
-        found = self.operators[BACKWARD](grad, *tensors, ctx.width, needs)
+        found = self._run_here(BACKWARD, grad, (grad, *tensors), (ctx.width, needs))
         found = [found] if self.count == 1 else found
         return self._returned(found, needs, tensors, 1)
 
@@ -150,8 +171,8 @@ class Operator:
         grad, *tensors = ctx.saved_tensors
         directions = [v if need else None for v, need in zip(directions, ctx.needs)]
         needs = self._needs(ctx, 1)
-        of_grad, *found = self.operators[DOUBLE_BACKWARD](
-            *directions, grad, *tensors, ctx.width, needs
+        of_grad, *found = self._run_here(
+            DOUBLE_BACKWARD, grad, (*directions, grad, *tensors), (ctx.width, needs)
         )
         return of_grad, *self._returned(found, needs, tensors, 2)
 
@@ -177,14 +198,23 @@ class Operator:
         """Those of torch: value, gradients, second derivatives."""
         return [getattr(torch.ops.gaunt, self.name + suffix).default for suffix in _SUFFIXES]
 
+    @property
+    def kernels(self):
+        """The implementations of these for the CPU."""
+        return self._forward, self._backward, self._double_backward
+
+    def _below_autograd(self, number: int, *arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.operators[number](*arguments)
+
     def _needs(self, ctx, first: int) -> list[bool]:
         """Of each operand, whether its gradient is wanted; ``first`` arguments come before.
 
         That of the last of several operands, which kernels can leave out, only if this backward
         pass goes on to it: a pass for forces doesn't go on to the weights.
         """
-        # behind the operator and the pass
-        needs = list(ctx.needs_input_grad[2 + first : 2 + first + self.count])
+        # behind the operator, the pass and its function
+        needs = list(ctx.needs_input_grad[3 + first : 3 + first + self.count])
         last = self.count - 1
         if last > 0 and needs[last]:
             # The graph has an edge per argument that is a tensor.
@@ -202,15 +232,16 @@ class Operator:
     def _register(self) -> None:
         if hasattr(torch.ops.gaunt, self.name) and library() is None:
             return  # pair_style gaunt, in this process, has kernels; there are none here
-        kernels = self._forward, self._backward, self._double_backward
         fakes = self._fake_forward, self._fake_backward, self._fake_double_backward
         for number, suffix in enumerate(_SUFFIXES):
             name = self.name + suffix
             # That of pair_style gaunt knows no second derivatives: ours take its place.
             if not hasattr(torch.ops.gaunt, name):
                 _LIBRARY.define(name + self.schemas[number])
-            _LIBRARY.impl(name, kernels[number], "CPU")
-            _LIBRARY.impl(name, functools.partial(_differentiable, self, number), "Autograd")
+            _LIBRARY.impl(name, self.kernels[number], "CPU")
+            below = functools.partial(self._below_autograd, number)
+            differentiable = functools.partial(_differentiable, self, number, below)
+            _LIBRARY.impl(name, differentiable, "Autograd")
             torch.library.register_fake(f"gaunt::{name}", fakes[number], lib=_LIBRARY)
             batched = checkpointing.one_by_one(getattr(torch.ops.gaunt, name))
             torch.library.register_vmap(f"gaunt::{name}", batched, lib=_LIBRARY)
@@ -222,24 +253,22 @@ class Operator:
 _SUFFIXES = ("", "_backward", "_double_backward")
 
 
-def _differentiable(operator: Operator, number: int, *arguments):
-    """A pass, of which autograd keeps what the next one needs.
+def _differentiable(operator: Operator, number: int, function: Callable, *arguments):
+    """A pass, done by ``function``, of which autograd keeps what the next one needs.
 
     As ``torch.library.register_autograd``, whose detours take as long as a small kernel.
     """
     if torch.is_grad_enabled() and any(
         isinstance(a, torch.Tensor) and a.requires_grad for a in arguments
     ):
-        return _Pass.apply(operator, number, *arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator.operators[number](*arguments)
+        return _Pass.apply(operator, number, function, *arguments)
+    return function(*arguments)
 
 
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, operator, number, *arguments):
-        with torch._C._AutoDispatchBelowAutograd():
-            out = operator.operators[number](*arguments)
+    def forward(ctx, operator, number, function, *arguments):
+        out = function(*arguments)
         ctx.operator, ctx.number = operator, number
         if number == FORWARD:
             *tensors, ctx.width = arguments
@@ -252,7 +281,7 @@ class _Pass(torch.autograd.Function):
     def backward(ctx, *grads):
         operator = ctx.operator
         derivatives = operator.derivative, operator.second_derivative, operator.third_derivative
-        return None, None, *derivatives[ctx.number](ctx, *grads)
+        return None, None, None, *derivatives[ctx.number](ctx, *grads)
 
 
 def _tensors(count: int) -> str:
@@ -292,7 +321,7 @@ def has_kernel(*tensors: torch.Tensor | None) -> bool:
             continue
         if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
             return False
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        if not tensor.is_cpu or tensor.layout != torch.strided:
             return False
         if tensor.dtype != dtype and tensor.is_floating_point():
             return False

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from gaunt_plugin.ops import checkpointing
-from gaunt_plugin.ops._operator import Operator
+from gaunt_plugin.ops._operator import Operator, has_kernel
 from gaunt_plugin.ops.edge_frames import frame_layout
-from gaunt_plugin.ops.operation import Operation, calls_operator, plain_of
+from gaunt_plugin.ops.operation import Operation, plain_of
 from gaunt_plugin.ops.recording import recording
 from gaunt_plugin.ops.tables import pack
 
@@ -164,16 +164,28 @@ class EdgeConvolution(Operation):
         edge_index: torch.Tensor,
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        edges = edge_index.shape[1]
-        if calls_operator(self, node_feats, frames, weights, mixing, edge_index, rows):
-            numbers = edges * self.paths * node_feats.shape[2]
-            if mixing is not None and rows is None and not recording() and numbers < STORED:
+        edges, channels = edge_index.shape[1], node_feats.shape[2]
+        if recording():
+            if self.in_programs:
+                edge_index = edge_index.to(torch.int64)
+                return self.operator(
+                    node_feats,
+                    frames,
+                    weights,
+                    mixing,
+                    edge_index,
+                    rows,
+                    self.constants,
+                    self.dim_out,
+                )
+        elif has_kernel(node_feats, frames, weights, mixing, edge_index, rows):
+            stored = edges * self.paths * channels < STORED
+            if mixing is not None and rows is None and stored:
                 weights, mixing = weights @ mixing, None
             edge_index = edge_index.to(torch.int64)
-            return self.operator(
+            return self.operator.eagerly(
                 node_feats, frames, weights, mixing, edge_index, rows, self.constants, self.dim_out
             )
-        channels = node_feats.shape[2]
         # Autograd would keep about four arrays of a message's size.
         if checkpointing.pays(4 * edges * self.dim_out * channels):
             weights = _product(weights, mixing, rows)

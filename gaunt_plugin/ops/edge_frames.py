@@ -7,8 +7,9 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.ops._operator import Operator
-from gaunt_plugin.ops.operation import Operation, calls_operator, plain_of
+from gaunt_plugin.ops._operator import Operator, has_kernel
+from gaunt_plugin.ops.operation import Operation, plain_of
+from gaunt_plugin.ops.recording import recording
 from gaunt_plugin.ops.tables import pack
 from gaunt_plugin.sphere import gaunt
 
@@ -75,8 +76,11 @@ class EdgeFrames(Operation):
 
     @torch.jit.unused
     def _python(self, directions: torch.Tensor) -> torch.Tensor:
-        if calls_operator(self, directions):
-            return self.operator(directions, self.constants, self.entries)
+        if recording():
+            if self.in_programs:
+                return self.operator(directions, self.constants, self.entries)
+        elif has_kernel(directions):
+            return self.operator.eagerly(directions, self.constants, self.entries)
         return self.plain(directions)
 
     def plain(self, directions: torch.Tensor) -> torch.Tensor:

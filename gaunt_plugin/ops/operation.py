@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from gaunt_plugin.ops._operator import Operator, has_kernel
-from gaunt_plugin.ops.recording import recording
+from gaunt_plugin.ops._operator import Operator
 from gaunt_plugin.ops.tables import TableModule, unpack
 
 
@@ -39,13 +38,6 @@ class Operation(TableModule):
     def plain(self, *operands):
         """The plain form."""
         raise NotImplementedError
-
-
-def calls_operator(operation: Operation, *operands: torch.Tensor | None) -> bool:
-    """Whether to call the operator; for eager mode and for programs that are recorded."""
-    if recording():
-        return operation.in_programs
-    return has_kernel(*operands)
 
 
 def operators_in_programs(model: torch.nn.Module, held: bool = True) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from gaunt_plugin.ops import checkpointing
-from gaunt_plugin.ops._operator import Operator
-from gaunt_plugin.ops.operation import Operation, calls_operator, plain_of
+from gaunt_plugin.ops._operator import Operator, has_kernel
+from gaunt_plugin.ops.operation import Operation, plain_of
 from gaunt_plugin.ops.recording import recording
 from gaunt_plugin.ops.tables import TableModule, pack, repeat_matrix
 from gaunt_plugin.sphere import quadrature, real_harmonics
@@ -190,8 +190,12 @@ class Powers(Operation):
         weights_out: torch.Tensor,
         weights_in: Optional[torch.Tensor],
     ) -> torch.Tensor:
-        if calls_operator(self, node_feats, weights_out, weights_in):
-            return self.operator(node_feats, weights_out, weights_in, self.constants, self.dim_out)
+        arguments = node_feats, weights_out, weights_in, self.constants, self.dim_out
+        if recording():
+            if self.in_programs:
+                return self.operator(*arguments)
+        elif has_kernel(node_feats, weights_out, weights_in):
+            return self.operator.eagerly(*arguments)
         return self.plain(node_feats, weights_out, weights_in)
 
     def plain(

@@ -7,7 +7,7 @@ from typing import Optional
 import numpy as np
 import torch
 
-from gaunt_plugin.layers.convolution.edges import check_edges, edge_degrees
+from gaunt_plugin.layers.convolution.edges import Convolution, edge_degrees
 from gaunt_plugin.layers.irreps import (
     Irreps,
     channels_last,
@@ -15,11 +15,10 @@ from gaunt_plugin.layers.irreps import (
     flat,
     functions_of,
 )
-from gaunt_plugin.layers.layer import Layer
 from gaunt_plugin.ops import EdgeConvolution, EdgeFrames
 
 
-class AlignedConvolution(Layer):
+class AlignedConvolution(Convolution):
     r"""Product of node features with harmonics of the edge, in the frame whose polar axis it is.
 
     Multiplication by a function that is symmetric about the edge keeps the order m. With
@@ -108,17 +107,7 @@ class AlignedConvolution(Layer):
         mixing: Optional[torch.Tensor] = None,
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        check_edges(
-            node_feats,
-            edge_attrs,
-            weights,
-            edge_index,
-            self.channels * sum(self.dims_in),
-            self.dim_edge,
-            self.weight_numel,
-            mixing,
-            rows,
-        )
+        self.check_edges(node_feats, edge_attrs, weights, edge_index, mixing, rows)
         if self.scalar:
             frames = edge_attrs
         else:

@@ -7,15 +7,14 @@ from typing import Optional
 import numpy as np
 import torch
 
-from gaunt_plugin.layers.convolution.edges import check_edges, edge_degrees
+from gaunt_plugin.layers.convolution.edges import Convolution, edge_degrees
 from gaunt_plugin.layers.irreps import Irreps, channels_last, check_channels, degrees_of, flat
-from gaunt_plugin.layers.layer import Layer
 from gaunt_plugin.layers.product.sphere_product import input_scales
 from gaunt_plugin.ops.tables import TableModule, repeat_matrix
 from gaunt_plugin.sphere import gaunt, quadrature, real_harmonics
 
 
-class GauntConvolution(Layer, TableModule):
+class GauntConvolution(Convolution, TableModule):
     r"""Node features times harmonics of the edges, summed over the neighbours on the grid.
 
     Per channel c and receiving node i, with sender features ``A_j`` as a function on the sphere,
@@ -105,16 +104,7 @@ class GauntConvolution(Layer, TableModule):
         edge_index: torch.Tensor,
         mixing: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        check_edges(
-            node_feats,
-            edge_attrs,
-            weights,
-            edge_index,
-            self.channels * sum(self.dims_in),
-            self.dim_edge,
-            self.weight_numel,
-            mixing,
-        )
+        self.check_edges(node_feats, edge_attrs, weights, edge_index, mixing)
         if mixing is not None:
             weights = weights @ mixing
         edges = edge_attrs.shape[0]

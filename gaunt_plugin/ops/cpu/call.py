@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +15,7 @@ FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
 DTYPES = (torch.float32, torch.float64)
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.int64: 2}
 _ERRORS = {1: ValueError, 2: IndexError, 3: MemoryError, 4: RuntimeError}
-_FIELDS = 7  # of a GauntArray: address, type, number of axes, four sizes
-_LEFT_OUT = (0, 0, -1, 0, 0, 0, 0)
+_LEFT_OUT = (0, 0, -1, 0, 0, 0, 0)  # address, type, number of axes, four sizes: a GauntArray
 _POINTER = {0: ctypes.c_float, 1: ctypes.c_double}
 _MATMUL = ctypes.CFUNCTYPE(
     ctypes.c_int, *[ctypes.c_int64] * 6, *[ctypes.c_void_p] * 3, ctypes.c_int64
@@ -49,21 +49,21 @@ def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
         if array is None:
             fields += _LEFT_OUT
             continue
-        kind = _TYPES.get(array.dtype)
-        if kind is None or array.device.type != "cpu" or array.dim() > 4:
+        kind, dim = _TYPES.get(array.dtype), array.dim()
+        if kind is None or not array.is_cpu or dim > 4:
             raise ValueError(
                 "kernels take arrays of float32, float64 or int64 on the CPU, got one of "
-                f"{array.dtype} on {array.device} with {array.dim()} axes"
+                f"{array.dtype} on {array.device} with {dim} axes"
             )
-        array = array.contiguous().resolve_neg()
-        kept.append(array)
-        sizes = array.shape
-        fields += (array.data_ptr(), kind, len(sizes), *sizes, *_LEFT_OUT[: 4 - len(sizes)])
+        if not array.is_contiguous() or array.is_neg():
+            array = array.contiguous().resolve_neg()
+            kept.append(array)
+        fields += (array.data_ptr(), kind, dim, *array.shape, *_LEFT_OUT[: 4 - dim])
     message = ctypes.create_string_buffer(512)
     status = _kernel(kernels, name)(
         number,
-        (ctypes.c_int64 * len(fields))(*fields),
-        len(fields) // _FIELDS,
+        struct.pack(f"{len(fields)}q", *fields),
+        len(arrays),
         torch.get_num_threads(),
         _matmul,
         message,

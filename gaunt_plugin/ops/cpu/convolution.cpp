@@ -570,7 +570,7 @@ void spread(const Problem<T> &p, const T *factors, const T *of_weights, T *of_mi
 
 // What a call works on; null: left out.
 template <class T> struct Call {
-  int64_t pass, width, mixing_rows, threads;  // width: of the weights, if they are multiplied with mixing
+  int64_t pass, width, mixing_rows;  // width: of the weights, if they are multiplied with mixing
   GauntMatmul matmul;
   const T *mixing, *v_mixing;
   T *value, *of_g, *of_x, *of_entries, *of_weights, *of_mixing;
@@ -593,7 +593,7 @@ template <class T> void run(Problem<T> p, const Call<T> &call) {
       of_w = memory.data(), of_vw = call.pass == DOUBLE_BACKWARD ? of_w + edges * numel : nullptr;
     }
   } else if (call.mixing) {
-    rows = std::max<int64_t>(1, std::min(edges, call.threads * BLOCK / std::max<int64_t>(1, numel)));
+    rows = std::max<int64_t>(1, std::min(edges, p.threads * BLOCK / std::max<int64_t>(1, numel)));
     memory.resize(rows * numel * (call.pass == FORWARD ? 1 : call.pass == BACKWARD ? 2 : 4));
     w = memory.data(), of_w = w + rows * numel, vw = of_w + rows * numel, of_vw = vw + rows * numel;
   }
@@ -719,7 +719,7 @@ void call(int64_t pass, Arguments &arguments, const Layout &layout, int64_t thre
                        std::to_string(width) + " of " + std::to_string(mixing_rows) + " rows");
   Problem<T> p{layout, nodes, edges, channels, threads, index, index + edges, x, D, weights,
                nullptr, nullptr, nullptr, nullptr, rows, width, mixing, nullptr};
-  Call<T> c{pass, width, mixing_rows, threads, matmul, mixing};
+  Call<T> c{pass, width, mixing_rows, matmul, mixing};
   const std::initializer_list<int64_t> of_result = {nodes, layout.dim_out, channels};
   if (pass != FORWARD) p.g = take("grad", of_result);
   if (pass == DOUBLE_BACKWARD) {
