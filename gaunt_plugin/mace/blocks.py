@@ -7,7 +7,7 @@ here inherit the stock forward pass, ghost handling included, and only build oth
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional, Tuple
 
 from mace.modules import blocks as stock
 from mace.modules.wrapper_ops import Linear
@@ -67,7 +67,9 @@ class _GauntInteraction:
         self.conv_fusion = True
         convolution = _CONVOLUTIONS[self.convolution](irreps_up, edge_attrs, irreps_mid)
         self.conv_tp_weights, self.conv_tp = radial_convolution(self.conv_tp_weights, convolution)
-        # The layer after the convolution; the only one that knows the irreps of messages.
+        # MACE reads there how a model was made, and makes all its layers so.
+        self.conv_tp_weights.hs = [0, *self.radial_MLP, convolution.weight_numel]
+        # The layer after the convolution, the only one that knows the irreps of messages.
         name = "linear_1" if hasattr(self, "linear_1") else "linear"
         irreps_out = getattr(self, name).irreps_out
         setattr(self, name, Linear(irreps_mid, irreps_out))
@@ -126,12 +128,40 @@ class GauntAttResidualInteractionBlock(
     Arguments and errors: see :class:`GauntInteractionBlock`.
     """
 
+    # The stock method says that its second result is None, which TorchScript doesn't compile.
+    def forward(
+        self,
+        node_attrs: torch.Tensor,
+        node_feats: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        edge_feats: torch.Tensor,
+        edge_index: torch.Tensor,
+        cutoff: Optional[torch.Tensor] = None,
+        lammps_class: Optional[Any] = None,
+        lammps_natoms: Tuple[int, int] = (0, 0),
+        first_layer: bool = False,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        up, down = self.linear_up(node_feats), self.linear_down(node_feats)
+        split = up.shape[-1]
+        both = self.handle_lammps(  # one exchange of ghosts
+            torch.cat([up, down], dim=-1), lammps_class, lammps_natoms, first_layer
+        )
+        up, down = both[:, :split], both[:, split:]
+        ends = [edge_feats, down[edge_index[0]], down[edge_index[1]]]
+        weights = self.conv_tp_weights(torch.cat(ends, dim=-1))
+        if cutoff is not None:
+            weights = weights * cutoff
+        messages = self.conv_tp(up, edge_attrs, weights, edge_index)
+        n_real = lammps_natoms[0] if lammps_class is not None else None
+        messages = self.linear(self.truncate_ghosts(messages, n_real)) / self.avg_num_neighbors
+        return self.reshape(messages), self.truncate_ghosts(self.skip_linear(node_feats), n_real)
+
 
 @compile_mode("script")
 class GauntResidualNonLinearInteractionBlock(
     _GauntInteraction, stock.RealAgnosticResidualNonLinearInteractionBlock
 ):
-    """A :class:`mace.modules.RealAgnosticResidualNonLinearInteractionBlock` with a Gaunt convolution.
+    """A :class:`mace.modules.RealAgnosticResidualNonLinearInteractionBlock`, Gaunt convolution.
 
     Arguments and errors: see :class:`GauntInteractionBlock`.
     """

@@ -28,7 +28,6 @@ def radial_convolution(
     else:
         hidden = nn.FullyConnectedNet(widths, torch.nn.functional.silu, out_act=True)
         whole = RadialConvolution(convolution, widths[-1])
-    hidden.hs = [*widths, convolution.weight_numel]  # MACE reads there how models were made
     return hidden, whole
 
 
