@@ -15,6 +15,7 @@ from e3nn.util import jit
 from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.lammps.contract import DTYPES, Description, ModelFileError, edge_gradients
+from gaunt_plugin.mace.scripting import replace_gates
 
 # The models whose energy is a function of edge vectors and elements alone.
 _MODELS = ("MACE", "ScaleShiftMACE")
@@ -137,6 +138,7 @@ def edge_model(
     names = {value: key for key, value in DTYPES.items()}
     name = dtype or names[next(model.parameters()).dtype]
     model = copy.deepcopy(model).to(DTYPES[name]).eval()
+    replace_gates(model)
     description = Description(
         elements=tuple(chemical_symbols[int(z)] for z in model.atomic_numbers),
         cutoff=float(model.r_max),

@@ -163,8 +163,16 @@ class GauntResidualNonLinearInteractionBlock(
 ):
     """A :class:`mace.modules.RealAgnosticResidualNonLinearInteractionBlock`, Gaunt convolution.
 
-    Arguments and errors: see :class:`GauntInteractionBlock`.
+    Arguments and errors: see :class:`GauntInteractionBlock`. Messages with 0o raise, too: the
+    non-linearity of scalars keeps no odd ones.
     """
+
+    def _setup(self) -> None:
+        if o3.Irrep("0o") in o3.Irreps(self.target_irreps):
+            raise ValueError(
+                f"{type(self).__name__} takes no 0o, got messages {self.target_irreps}"
+            )
+        super()._setup()
 
 
 INTERACTIONS = {
