@@ -62,7 +62,7 @@ class GauntModel:
         replace_gates(self)
         basis = self.radial_embedding.bessel_fn
         if not hasattr(basis, "bessel_weights"):
-            # MACE counts them to save a model, whichever functions it has.
+            # MACE counts these to save a model, whatever its functions are.
             basis.bessel_weights = [0.0] * self.radial_embedding.out_dim
 
 

@@ -8,6 +8,7 @@ plugin interface offers, for the rest of the process. Nothing else imports it.
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import fields
@@ -128,6 +129,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _longrange_fits() -> bool:
+    """Whether graph_longrange is there, in a release that has what MACE calls."""
+    if not extensions.GRAPH_LONGRANGE_AVAILABLE:
+        return False
+    method = extensions.GTOElectrostaticFeatures.precompute_geometry
+    return "force_pbc_evaluator" in inspect.signature(method).parameters
+
+
 def _config(args: argparse.Namespace) -> GauntConfig:
     return GauntConfig(
         **{field.name: getattr(args, f"gaunt_{field.name}") for field in fields(GauntConfig)}
@@ -152,13 +161,15 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--model MACELES needs the package les, which is not on PyPI: not supported")
     if args.model not in ("MACE", *MODELS):
         parser.error(f"--plugin gaunt builds --model MACE, {', '.join(MODELS)}, not {args.model}")
-    if args.model == "PolarMACE" and not extensions.GRAPH_LONGRANGE_AVAILABLE:
-        parser.error("--model PolarMACE needs graph_longrange: pip install graph-longrange")
+    if args.model == "PolarMACE" and not _longrange_fits():
+        parser.error('--model PolarMACE needs another package: pip install "gaunt-plugin[polar]"')
     for flag in ("enable_cueq", "only_cueq", "enable_oeq"):
         if getattr(args, flag):
             parser.error(
                 f"--{flag} can't convert Gaunt layers (they need no such backend); leave it out"
             )
+    if args.radial_type == "chebyshev":
+        parser.error("--radial_type chebyshev has no derivative in MACE: forces would be wrong")
     if args.use_so3:
         parser.error("--use_so3 gives up parity, which Gaunt layers need; leave it out")
     args.gaunt_correlation = config.correlation

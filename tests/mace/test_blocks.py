@@ -90,7 +90,6 @@ OPTIONS = {
     "soft": {"distance_transform": "Soft"},
     "repulsion": {"pair_repulsion": True},
     "gaussian": {"radial_type": "gaussian"},
-    "chebyshev": {"radial_type": "chebyshev"},
     "both_parities": {
         "first": ATTENTION,
         "then": NON_LINEAR,
