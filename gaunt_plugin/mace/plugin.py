@@ -8,22 +8,25 @@ plugin interface offers, for the rest of the process. Nothing else imports it.
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import fields
 
 from mace import modules
+from mace.modules import extensions
 from mace.tools import model_script_utils
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import CONVOLUTIONS, PARAMETRIZATIONS, GauntConfig
 from gaunt_plugin.mace.finetuning import load_foundations_elements
-from gaunt_plugin.mace.models import ScaleShiftMACE
+from gaunt_plugin.mace.models import MODELS
 from gaunt_plugin.ops.cpu import build as kernels
 
-_MODELS = ("MACE", "ScaleShiftMACE")
 _DEFAULTS = GauntConfig()
-_NO_LORA = "--lora wraps stock layers only and is not available for Gaunt models"
+_WITHOUT_FOUNDATION = ("AtomicDipolesMACE", "AtomicDielectricMACE", "EnergyDipolesMACE")
+# Models whose first layer has no self-connection in MACE, whatever --interaction_first says.
+_PLAIN_FIRST = ("MACE", *_WITHOUT_FOUNDATION)
 
 
 def _register() -> None:
@@ -126,6 +129,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _longrange_fits() -> bool:
+    """Whether graph_longrange is there, in a release that has what MACE calls."""
+    if not extensions.GRAPH_LONGRANGE_AVAILABLE:
+        return False
+    method = extensions.GTOElectrostaticFeatures.precompute_geometry
+    return "force_pbc_evaluator" in inspect.signature(method).parameters
+
+
 def _config(args: argparse.Namespace) -> GauntConfig:
     return GauntConfig(
         **{field.name: getattr(args, f"gaunt_{field.name}") for field in fields(GauntConfig)}
@@ -140,30 +151,37 @@ def _is_stock(args: argparse.Namespace) -> bool:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Say before any training what can't work."""
     config = _config(args).resolve(args.num_interactions, args.correlation)
-    if args.foundation_model is not None or _is_stock(args):
-        return  # the model decides, see _build_model
-    if args.model not in _MODELS:
-        parser.error(f"--plugin gaunt builds --model {' or '.join(_MODELS)}, not {args.model}")
+    if _is_stock(args):
+        return
+    if args.foundation_model is not None:
+        if args.model in _WITHOUT_FOUNDATION:
+            parser.error(f"--model {args.model} can't start from a --foundation_model in MACE")
+        return  # the foundation model decides, see _build_model
+    if args.model == "MACELES":
+        parser.error("--model MACELES needs the package les, which is not on PyPI: not supported")
+    if args.model not in ("MACE", *MODELS):
+        parser.error(f"--plugin gaunt builds --model MACE, {', '.join(MODELS)}, not {args.model}")
+    if args.model == "PolarMACE" and not _longrange_fits():
+        parser.error('--model PolarMACE needs another package: pip install "gaunt-plugin[polar]"')
     for flag in ("enable_cueq", "only_cueq", "enable_oeq"):
         if getattr(args, flag):
             parser.error(
                 f"--{flag} can't convert Gaunt layers (they need no such backend); leave it out"
             )
+    if args.radial_type == "chebyshev":
+        parser.error("--radial_type chebyshev has no derivative in MACE: forces would be wrong")
     if args.use_so3:
         parser.error("--use_so3 gives up parity, which Gaunt layers need; leave it out")
-    if args.lora:
-        parser.error(_NO_LORA)
     args.gaunt_correlation = config.correlation
 
 
 def _build_model(args, model_config, model_config_foundation, heads):
-    """MACE's builder, with the Gaunt model in place of ScaleShiftMACE where it is asked for."""
+    """MACE's builder, with the Gaunt model in place of the stock one where it is asked for."""
     if model_config_foundation is not None:
         if isinstance(model_config_foundation.get("cueq_config"), GauntConfig):
-            if args.lora:
-                raise ValueError(_NO_LORA)
             logging.info(f"Gaunt foundation model: {model_config_foundation['cueq_config']}")
-            return ScaleShiftMACE(**model_config_foundation)
+            name = "ScaleShiftMACE" if args.model == "FoundationMACE" else args.model
+            return MODELS[name](**model_config_foundation)
         if _is_stock(args):
             return _stock_build_model(args, model_config, model_config_foundation, heads)
         raise ValueError(
@@ -174,25 +192,29 @@ def _build_model(args, model_config, model_config_foundation, heads):
         return _stock_build_model(args, model_config, model_config_foundation, heads)
 
     config = _config(args).resolve(args.num_interactions, args.correlation)
-    if args.model == "MACE" and "Residual" in args.interaction_first:
-        # --model MACE has no self-connection in its first layer (MACE replaces the block, too).
-        args.interaction_first = args.interaction_first.replace("Residual", "", 1)
-    logging.info(f"First interaction {args.interaction_first}, then {args.interaction}")
+    first = args.interaction_first
+    if args.model in _PLAIN_FIRST:
+        plain = first.replace("Residual", "", 1)
+        if plain not in modules.interaction_classes:  # MACE, too, takes the plainest then
+            kind = "Gaunt" if first in INTERACTIONS else "RealAgnostic"
+            plain = f"{kind}InteractionBlock"
+        first = plain
+    logging.info(f"First interaction {first}, then {args.interaction}")
     for name, entries in config.to_dict().items():
         logging.info(f"Gaunt {name}: {', '.join(map(str, entries))}")
     logging.info(kernels.status())
-    first = modules.interaction_classes[args.interaction_first]
+    name = "ScaleShiftMACE" if args.model == "MACE" else args.model
 
     def build(**kwargs):
-        kwargs.update(cueq_config=config, interaction_cls_first=first)
-        return ScaleShiftMACE(**kwargs)
+        kwargs.update(cueq_config=config, interaction_cls_first=modules.interaction_classes[first])
+        return MODELS[name](**kwargs)
 
-    stock = modules.ScaleShiftMACE
-    modules.ScaleShiftMACE = build
+    stock = getattr(modules, name)
+    setattr(modules, name, build)
     try:
         return _stock_build_model(args, model_config, model_config_foundation, heads)
     finally:
-        modules.ScaleShiftMACE = stock
+        setattr(modules, name, stock)
 
 
 _stock_build_model = model_script_utils._build_model

@@ -26,7 +26,7 @@ from e3nn import o3
 from gaunt_plugin._files import replacing
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
-from gaunt_plugin.mace.models import ScaleShiftMACE
+from gaunt_plugin.mace.models import MODELS, GauntModel
 
 FORMAT = 1
 _BLOCKS = {**modules.interaction_classes, **modules.readout_classes, **INTERACTIONS}
@@ -35,17 +35,20 @@ _IRREPS = ("hidden_irreps", "edge_irreps", "MLP_irreps")
 _ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
 
 
-def model_config(model: ScaleShiftMACE) -> dict:
+def model_config(model: GauntModel) -> dict:
     """Everything needed to build ``model`` again, as JSON types.
 
     Raises:
         ValueError: not a Gaunt model, or one with parts that JSON can't name.
     """
-    if not isinstance(model, ScaleShiftMACE):
+    if not isinstance(model, GauntModel):
         raise ValueError(
             f"expected a Gaunt MACE model, got {type(model).__module__}.{type(model).__name__}"
         )
     config = extract_config_mace_model(model)
+    if "error" in config:
+        raise ValueError(f"MACE can't describe a {type(model).__name__}; pass on its .model")
+    config["model"] = type(model).__name__
     config["gaunt"] = config.pop("cueq_config").to_dict()
     config["gate"] = _gate_name(config["gate"])
     for name in _CLASSES:
@@ -59,7 +62,7 @@ def model_config(model: ScaleShiftMACE) -> dict:
     return config
 
 
-def save_weights(model: ScaleShiftMACE, path: str | Path) -> None:
+def save_weights(model: GauntModel, path: str | Path) -> None:
     """Write configuration and state dict of a Gaunt model to one file.
 
     Raises:
@@ -75,7 +78,7 @@ def save_weights(model: ScaleShiftMACE, path: str | Path) -> None:
         torch.save(content, new)
 
 
-def load_weights(path: str | Path, map_location: str = "cpu") -> ScaleShiftMACE:
+def load_weights(path: str | Path, map_location: str = "cpu") -> GauntModel:
     """Build the model of a file written by :func:`save_weights`; no code in it is run.
 
     Raises:
@@ -103,7 +106,7 @@ def load_weights(path: str | Path, map_location: str = "cpu") -> ScaleShiftMACE:
         ) from error
 
 
-def _build(config: dict, state_dict: dict) -> ScaleShiftMACE:
+def _build(config: dict, state_dict: dict) -> GauntModel:
     dtype = config.pop("dtype")
     config["cueq_config"] = GauntConfig.from_dict(config.pop("gaunt"))
     config["gate"] = modules.gate_dict[config["gate"]]
@@ -114,7 +117,7 @@ def _build(config: dict, state_dict: dict) -> ScaleShiftMACE:
     for name in _ARRAYS:
         config[name] = np.asarray(config[name])
     with default_dtype(dtype):
-        model = ScaleShiftMACE(**config)
+        model = MODELS[config.pop("model", "ScaleShiftMACE")](**config)
     model.load_state_dict(state_dict)
     return model
 

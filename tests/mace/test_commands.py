@@ -19,6 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from gaunt_plugin.mace.models import ScaleShiftMACE
 
 pytestmark = pytest.mark.training
+PAGE = (Path(__file__).parents[2] / "docs" / "mace.md").read_text(encoding="utf-8")
 READ_LAMMPS = """
 import sys, torch
 for path in sys.argv[1:]:
@@ -271,20 +272,6 @@ def test_fine_tuning_a_gaunt_model_needs_the_plugin(workshop, single):
     assert "Initial:" not in output
 
 
-def test_fine_tuning_a_gaunt_model_with_lora_is_refused(workshop, single):
-    folder = workshop.folder("lora_tuning")
-    output = workshop.train(
-        folder,
-        plugin="gaunt",
-        foundation_model=str(single / "run.model"),
-        multiheads_finetuning=False,
-        lora=True,
-        fails=True,
-    )
-    assert "lora" in output.splitlines()[-1]
-    assert "Initial:" not in output
-
-
 def test_plugin_with_stock_blocks_is_the_stock_model(workshop, load):
     models = []
     for name, options in (
@@ -317,21 +304,25 @@ def test_plugin_with_stock_blocks_is_the_stock_model(workshop, load):
     assert "Initial:" not in output
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("enable_cueq", "--enable_cueq can't convert Gaunt layers"),
-        ("only_cueq", "--only_cueq can't convert Gaunt layers"),
-        ("enable_oeq", "--enable_oeq can't convert Gaunt layers"),
-        ("use_so3", "--use_so3 gives up parity"),
-        ("lora", "--lora wraps stock layers only"),
-    ],
-)
-def test_what_cannot_work_is_said_before_training(workshop, option, message):
+# What docs/mace.md quotes.
+REFUSED = [
+    ("enable_cueq", True, "can't convert Gaunt layers"),
+    ("only_cueq", True, "can't convert Gaunt layers"),
+    ("enable_oeq", True, "can't convert Gaunt layers"),
+    ("use_so3", True, "gives up parity, which Gaunt layers need"),
+    ("radial_type", "chebyshev", "has no derivative in MACE: forces would be wrong"),
+    ("model", "MACELES", "needs the package les, which is not on PyPI"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "message"), REFUSED)
+def test_what_cannot_work_is_said_before_training(workshop, option, value, message):
     folder = workshop.folder(option)
-    output = workshop.train(folder, plugin="gaunt", fails=True, **{option: True})
+    output = workshop.train(folder, plugin="gaunt", fails=True, **{option: value})
     assert message in output
+    assert output.count("\n") <= 2  # a word about cuEquivariance, and the sentence
     assert not (folder / "checkpoints").exists()
+    assert message in PAGE
 
 
 def test_wrong_options_are_said_before_training(workshop):
@@ -343,7 +334,11 @@ def test_wrong_options_are_said_before_training(workshop):
         ({"gaunt_antisymmetric": "true"}, "has no antisymmetric products; use 'nested'"),
         ({"gaunt_convolution_rank": "1, 1, 1"}, "got 3 entries for 2 interactions"),
         ({"gaunt_product_rank": 0}, "gaunt product_rank must be a whole number"),
-        ({"model": "AtomicDipolesMACE"}, "builds --model MACE or ScaleShiftMACE"),
+        ({"model": "BOTNet"}, "--plugin gaunt builds --model MACE, ScaleShiftMACE, PolarMACE, "),
+        (
+            {"model": "AtomicDipolesMACE", "foundation_model": "run.model"},
+            "--model AtomicDipolesMACE can't start from a --foundation_model in MACE",
+        ),
         ({"hidden_irreps": "4x0e + 4x1e"}, "reaches pseudo degree 1 in irreps_out 4x0e+4x1e"),
     ]:
         output = workshop.train(folder, plugin="gaunt", fails=True, **options)
