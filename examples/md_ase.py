@@ -3,6 +3,7 @@
     python examples/md_ase.py runs/quickstart/quickstart.model         # MACE
     python examples/md_ase.py runs/nequip/quickstart/best.ckpt         # NequIP; or a package or a
                                                                        # compiled file of it
+    python examples/md_ase.py runs/quickstart/quickstart.pt            # of gaunt export
 
 Prints the drift of the total energy per atom, which the model's forces decide, and the speed.
 """
@@ -22,7 +23,11 @@ SAMPLE = Path(__file__).parent / "3bpa_sample" / "test_300K.xyz"
 
 
 def make_calculator(model: str, device: str, dtype: str):
-    """The calculator of the host that wrote the file; imports no other host."""
+    """The calculator for the file; imports no host but the one that wrote it."""
+    if model.endswith(".pt"):
+        from gaunt_plugin.calculator import GauntCalculator
+
+        return GauntCalculator(model, device)
     if model.endswith((".ckpt", ".nequip.zip", ".nequip.pth", ".nequip.pt2")):
         from nequip.integrations.ase import NequIPCalculator
 

@@ -8,8 +8,9 @@ is used.
 * ``gaunt_plugin.layers``: torch modules, with e3nn irreps in and out
 * ``gaunt_plugin.mace``: blocks for MACE and its ``--plugin`` option
 * ``gaunt_plugin.nequip``: model builders for NequIP
-* ``gaunt_plugin.deploy``: a trained model in one file for LAMMPS and ASE
-* ``gaunt_plugin.lammps``: the pair style that runs such a file
+* ``gaunt_plugin.deploy``: a trained model of either host in one file
+* ``gaunt_plugin.calculator`` and ``gaunt_plugin.lammps``: what runs it in ASE and in LAMMPS
+* ``gaunt_plugin.cli``: the command ``gaunt``
 """
 
 __version__ = "0.2.0"
