@@ -30,10 +30,18 @@ def make_model(
 ) -> torch.nn.Module:
     """H, C and O with a short-range repulsion, which keeps dynamics tame."""
     torch.manual_seed(0)
+    first = block
     cls, options = ScaleShiftMACE, {}
     if kind == "stock":
-        block = "RealAgnosticResidualInteractionBlock"
+        block = first = "RealAgnosticResidualInteractionBlock"
         cls = modules.ScaleShiftMACE
+    elif kind == "stock_non_linear":
+        block = first = "RealAgnosticResidualNonLinearInteractionBlock"
+        cls = modules.ScaleShiftMACE
+    elif kind == "non_linear":
+        first = "GauntResidualNonLinearInteractionBlock"
+        block = "GauntAttResidualInteractionBlock"
+        options = {"cueq_config": GauntConfig(convolution_rank=(2,)), "apply_cutoff": False}
     else:
         # both convolutions and two products
         names = ("aligned", "grid", "aligned")[:layers], ("power", "paper", "power")[:layers]
@@ -47,7 +55,7 @@ def make_model(
         num_polynomial_cutoff=5,
         max_ell=2,
         interaction_cls=BLOCKS[block],
-        interaction_cls_first=BLOCKS[block],
+        interaction_cls_first=BLOCKS[first],
         num_interactions=layers,
         num_elements=3,
         hidden_irreps=o3.Irreps("4x0e + 4x1o"),
@@ -78,6 +86,8 @@ def make_models(folder: Path) -> dict[str, Path]:
         "stock": make_model("stock"),
         "aligned": make_model("aligned"),
         "transform": make_model("aligned", distance_transform="Agnesi", **DENSITY),
+        "non_linear": make_model("non_linear"),
+        "stock_non_linear": make_model("stock_non_linear"),
     }
     torch.set_default_dtype(default)
     paths = {name: folder / f"{name}.model" for name in models}

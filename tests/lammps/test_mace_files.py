@@ -161,7 +161,18 @@ class MliapData:
         np.add.at(self.forces, self.pair_j, -pair_forces)
 
 
-@pytest.mark.parametrize("name", ["gaunt", "three_layers"])
+@pytest.mark.parametrize("name", ["non_linear", "stock_non_linear"])
+def test_other_blocks_in_lammps(models, lammps, exported, calculator, name):
+    from .simulation import Case, simulate
+
+    atoms = triclinic()
+    (found,) = simulate(lammps, [Case(atoms, exported(name))])
+    atoms.calc = calculator(name)
+    assert found.energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
+    np.testing.assert_allclose(found.forces, atoms.get_forces(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["gaunt", "three_layers", "non_linear"])
 def test_mliap_coupling(models, calculator, name, tmp_path, capsys):
     output = tmp_path / "mliap.pt"
     assert cli.main(["mliap", str(models[name]), str(output)]) == 0

@@ -110,6 +110,7 @@ from mace.calculators import MACECalculator
 import ase.io, torch
 for folder, kind in zip(sys.argv[1::2], sys.argv[2::2]):
     atoms = ase.io.read(folder + "/test.xyz")
+    torch.set_default_dtype(torch.float64)  # as in training
     calculator = MACECalculator(folder + "/run.model", model_type=kind, default_dtype="float64")
     calculator.calculate(atoms)
     torch.save(calculator.results, folder + "/results.pt")
