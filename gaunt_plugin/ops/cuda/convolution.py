@@ -28,6 +28,8 @@ from gaunt_plugin.ops.edge_frames import frame_layout
 # Weights that are made at a time where they are a product: 64 MiB in float32.
 MADE = 1 << 24
 LANES = 32  # channels that of_edges sums at a time
+# Registers for its sums, by those of a number: what the compile reports (docs/gpu.md) allow.
+SUMMED = {1: 70, 2: 50}
 # Inputs are loaded again where they were last used more lines before.
 AGAIN = 60
 
@@ -57,9 +59,9 @@ def {name}({pointers}, other, order, start, out, first, group, C, ADD: tl.conste
 """
 _OF_EDGES = """
 
-@triton.jit(do_not_specialize=["senders", "receivers", "first"])
-def {name}({pointers}, senders, receivers, {results}, first, C,
-{indent}REAL: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["senders", "receivers", "first", "write"])
+def {name}({pointers}, senders, receivers, {results}, first, write, C,
+{indent}DEGREES: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     e = tl.program_id(0).to(tl.int64) + first
     j = tl.load(senders + e)
     i = tl.load(receivers + e)
@@ -68,11 +70,11 @@ def {name}({pointers}, senders, receivers, {results}, first, C,
     for block in range(0, C, BLOCK):
         c = block + tl.arange(0, BLOCK)
         m = c < C
+        stored = m & (write != 0)
         of_sender = j * {dim_in} * C + c
         of_receiver = i * {dim_out} * C + c
         of_weights = (e - first) * {paths} * C + c
 {body}
-    if of_D is not None:
 {store}
 """
 
@@ -104,6 +106,11 @@ class Edge:
         else:
             begin = frame_layout(max(lmax_in, lmax_out), mmax)[1]
             self.entries = begin[-1]
+        starts = begin if scalar else dict(enumerate(begin[:-1]))
+        self.degree = [
+            max(starts, key=lambda l: starts[l] if starts[l] <= k else -1)
+            for k in range(self.entries)
+        ]
         columns = lambda l: 2 * min(l, mmax) + 1  # noqa: E731
         self.dim_in, self.dim_out = (
             sum(2 * l + 1 for l, _ in irreps) for irreps in (inputs, outputs)
@@ -120,6 +127,7 @@ class Edge:
                 continue
             entry = lambda i, c, l=l: self.D[begin[l] + i * columns(l) + c]  # noqa: E731
             B.append([E.sum(entry(i, c) * a for i, a in enumerate(x)) for c in range(columns(l))])
+        self.in_frame = [value for columns_of in B for value in columns_of]
         # Which weight couples which irreps at order m: those of a kind of result together.
         weight, self.paths = {}, 0
         for m in range(mmax + 1):
@@ -216,29 +224,37 @@ def _of_edges(edge: Edge, name: str, pointers: str, second: bool) -> str:
     if second:
         results["first_of_w"] = of_w
     of_D, of_E = along(of_D), along(of_E)
-    outputs = []
+    outputs, summed = [], set()
+
+    def add(k: int, value: Value) -> None:
+        if not value.is_constant(0):
+            summed.add(k)
+            outputs.append((value, f"if DEGREES & {1 << edge.degree[k]}: d{k} += {{}}"))
+
+    # Keeps the compiler from loading everything at once, which costs registers.
+    barrier = (edge.expressions.constant(0), "tl.debug_barrier()")
     # Irreps of one degree share their entries.
-    last = {k: block for block, (_, entries) in enumerate(edge.blocks) for k in entries}
-    for block, (weights, entries) in enumerate(edge.blocks):
+    last = {k: b for b, (_, entries) in reversed(list(enumerate(edge.blocks))) for k in entries}
+    # In the order in which the gradient of the features in the frame is summed.
+    for block, (weights, entries) in reversed(list(enumerate(edge.blocks))):
         for p in weights:
-            outputs += [
-                (
-                    values[p],
-                    f"if {to} is not None: tl.store({to} + of_weights + {p} * C, {{}}, mask=m)",
-                )
-                for to, values in results.items()
-            ]
-        outputs += [(of_E[k], f"d{k} += {{}}") for k in entries if last[k] == block]
-    outputs += [(value, f"d{k} += {{}}") for k, value in enumerate(of_D)]
-    outputs = [
-        (value, line) for value, line in outputs if line[0] != "d" or not value.is_constant(0)
-    ]
-    summed = sorted({int(line.split()[0][1:]) for _, line in outputs if line[0] == "d"})
+            for to, values in results.items():
+                store = f"tl.store({to} + of_weights + {p} * C, {{}}, mask=stored)"
+                outputs.append((values[p], f"if {to} is not None: {store}"))
+        for k in entries:
+            if last[k] == block:
+                add(k, of_E[k])
+        outputs.append(barrier)
+    for k, value in enumerate(of_D):
+        add(k, value)
     stores = [
-        f"tl.store(of_D + of_frame + {k}, {f'tl.sum(d{k}, 0)' if k in summed else '0.0'})"
-        for k in range(edge.entries)
+        f"if DEGREES & {1 << l}: tl.store(of_D + of_frame + {k}, "
+        + (f"tl.sum(d{k}, 0))" if k in summed else "0.0)")
+        for k, l in enumerate(edge.degree)
     ]
     places = {"x": "of_sender", "g": "of_receiver"}
+    early = edge.gradient(edge.in_frame)
+    body = statements(outputs, lambda n: _load(n, places), AGAIN, [*early, *along(early)])
     return _OF_EDGES.format(
         name=name,
         indent=" " * (len(name) + 5),
@@ -248,10 +264,23 @@ def _of_edges(edge: Edge, name: str, pointers: str, second: bool) -> str:
         dim_out=edge.dim_out,
         entries=edge.entries,
         paths=edge.paths,
-        no_sums=source.indented([f"d{k} = tl.zeros([BLOCK], REAL)" for k in summed], 1),
-        body=source.indented(statements(outputs, lambda n: _load(n, places), AGAIN), 2),
-        store=source.indented(stores, 2),
+        no_sums=source.indented([f"d{k} = tl.zeros([BLOCK], REAL)" for k in sorted(summed)], 1),
+        body=source.indented(body, 2),
+        store=source.indented(stores, 1),
     )
+
+
+def degrees_of_launches(edge: Edge, words: int) -> list[int]:
+    """Degrees, as bits, whose entries each launch of ``of_edges`` sums in registers."""
+    found, room = [0], SUMMED[words]
+    for l in sorted(set(edge.degree)):
+        needed = words * edge.degree.count(l)
+        if found[-1] and needed > room:
+            found.append(0)
+            room = SUMMED[words]
+        found[-1] |= 1 << l
+        room -= needed
+    return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -310,22 +339,27 @@ class _Problem:
             num_warps=warps,
         )
 
-    def of_edges(self, name: str, begin: int, count: int, arrays, results) -> None:
-        if all(result is None for result in results):
-            return
-        launch.start(
-            getattr(self.kernels, name),
-            (count,),
-            *arrays,
-            self.senders,
-            self.receivers,
-            *results,
-            begin,
-            self.channels,
-            REAL=self.real,
-            BLOCK=LANES,
-            num_warps=1,
-        )
+    def of_edges(self, name: str, begin: int, count: int, arrays, of_D, results) -> None:
+        parts = degrees_of_launches(self.edge, launch.words(self.x))
+        if of_D is None:
+            parts = [0] if any(result is not None for result in results) else []
+        for k, degrees in enumerate(parts):
+            launch.start(
+                getattr(self.kernels, name),
+                (count,),
+                *arrays,
+                self.senders,
+                self.receivers,
+                of_D,
+                *results,
+                begin,
+                int(k == 0),
+                self.channels,
+                DEGREES=degrees,
+                REAL=self.real,
+                BLOCK=LANES,
+                num_warps=1,
+            )
 
 
 def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> None:
@@ -414,13 +448,13 @@ def _part(problem: _Problem, number: int, begin: int, count: int, arrays, result
     elif number == launch.BACKWARD:
         if of_x is not None:
             problem.sum("of_nodes", of_x, begin, g, D, w)
-        problem.of_edges("of_edges", begin, count, (x, D, w, g), (of_D, of_w))
+        problem.of_edges("of_edges", begin, count, (x, D, w, g), of_D, (of_w,))
     else:
         problem.sum("second_forward", value, begin, x, D, w, vx, vD, vw)
         if of_x is not None:
             problem.sum("second_of_nodes", of_x, begin, g, D, w, vD, vw)
         operands = (x, D, w, g, vx, vD, vw)
-        problem.of_edges("second_of_edges", begin, count, operands, (of_D, of_w, first))
+        problem.of_edges("second_of_edges", begin, count, operands, of_D, (of_w, first))
 
 
 class _Buffers:

@@ -116,20 +116,29 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
     entries = sum((2 * l + 1) * (2 * min(l, mmax) + 1) for l in range(lmax + 1))
     directions = arguments.take("directions", (None, 3))
     edges = directions.shape[0]
-    arrays = [directions]
+    arrays, results = [directions], []
     if number != launch.FORWARD:
         arrays.append(arguments.take("grad", (edges, entries)))
     if number == launch.DOUBLE_BACKWARD:
         arrays.append(arguments.take("direction of directions", (edges, 3)))
     if number == launch.FORWARD:
-        arrays.append(arguments.result("result", (edges, entries)))
+        results.append(arguments.result("result", (edges, entries)))
     if number == launch.DOUBLE_BACKWARD:
-        arrays.append(arguments.result("gradient of grad", (edges, entries)))
+        results.append(arguments.result("gradient of grad", (edges, entries)))
     if number != launch.FORWARD:
-        arrays.append(arguments.result("gradient of directions", (edges, 3)))
+        results.append(arguments.result_optional("gradient of directions", (edges, 3)))
     arguments.finish()
-    kernel = getattr(kernels, ("forward", "backward", "double_backward")[number])
-    grid = (-(-edges // BLOCK),)
-    launch.start(
-        kernel, grid, *arrays, edges, REAL=launch.real(directions), BLOCK=BLOCK, num_warps=4
-    )
+    # A launch per result: together they need more registers.
+    for k, result in enumerate(results):
+        if result is None:
+            continue
+        launch.start(
+            getattr(kernels, ("forward", "backward", "double_backward")[number]),
+            (-(-edges // BLOCK),),
+            *arrays,
+            *(result if i == k else None for i in range(len(results))),
+            edges,
+            REAL=launch.real(directions),
+            BLOCK=BLOCK,
+            num_warps=BLOCK // 32,
+        )

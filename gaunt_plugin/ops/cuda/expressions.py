@@ -184,6 +184,7 @@ def statements(
     outputs: Sequence[tuple[Value, str]],
     load: Callable[[str], str | None],
     again: int = 0,
+    early: Sequence[Value] = (),
     terms: int = 6,
 ) -> list[str]:
     """Lines of Python that compute the outputs one after the other.
@@ -193,6 +194,8 @@ def statements(
         load: the text that gives an input its value; None where it has one, under its own name.
         again: inputs are loaded once more where they were last used more than so many lines
             before; 0: never. Registers are scarcer than loads from the cache.
+        early: values that are computed as soon as what they depend on is: sums that are cheaper
+            to keep than their terms.
         terms: of a line, about.
     """
     order = _in_order(value for value, _ in outputs)
@@ -206,6 +209,7 @@ def statements(
     lines: list[str] = []
     names: dict[Value, str] = {}  # of those that have a variable
     last: dict[Value, int] = {}  # the line that used an input last
+    kept: set[Value] = set()  # computed before they are used
     open_texts: dict[Value, tuple[str, int]] = {}  # of those that are written where they are used
 
     def text_of(value: Value) -> tuple[str, int]:
@@ -242,14 +246,15 @@ def statements(
             text = f"-{parenthesised[0]}"
         else:
             text = f"1.0 / ({bare[0]})"
-        if uses[value] > 1 or size >= terms or kind == "inverse":
+        if uses[value] > 1 or size >= terms or kind == "inverse" or value in kept:
             names[value] = f"t{len(names)}"
             lines.append(f"{names[value]} = {text}")
         else:
             open_texts[value] = text, size
 
     done: set[Value] = set()
-    for output, line in outputs:
+
+    def evaluate(output: Value) -> None:
         stack = [(output, False)]
         while stack:
             value, ready = stack.pop()
@@ -261,5 +266,29 @@ def statements(
             else:
                 stack.append((value, True))
                 stack += [(a, False) for a in reversed(value.arguments)]
+
+    def nearly_done(value: Value, depth: int) -> bool:
+        if value in done or value.kind in ("input", "constant"):
+            return True
+        return depth > 0 and all(nearly_done(a, depth - 1) for a in value.arguments)
+
+    sums = sorted(partial_sums(early) & uses.keys(), key=lambda value: value.number)
+    for output, line in outputs:
+        evaluate(output)
         lines.append(line.format(text_of(output)[0]))
+        for value in sums:
+            if value not in done and nearly_done(value, 4):
+                kept.add(value)
+                evaluate(value)
+        sums = [value for value in sums if value not in done]
     return lines
+
+
+def partial_sums(values: Iterable[Value]) -> set[Value]:
+    """The sums that are made on the way to sums, ``a + b`` on that to ``a + b + c``."""
+    found = set()
+    for value in values:
+        while value.kind in ("add", "sub"):
+            found.add(value)
+            value = value.arguments[0]
+    return found

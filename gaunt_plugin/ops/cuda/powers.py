@@ -295,11 +295,12 @@ def _pointers(layout: Layout, number: int) -> list[str]:
         names.append("g")
     if number == launch.DOUBLE_BACKWARD:
         names += [f"v{o}" for o in operands]
-    if number != launch.BACKWARD:
-        names.append("to_out")
-    if number != launch.FORWARD:
-        names += [f"to_of_{o}" for o in operands]
-    return names
+    return names + [f"to_{name}" for name in _results(layout, number)]
+
+
+def _results(layout: Layout, number: int) -> list[str]:
+    gradients = ["of_x", "of_w"] + ["of_u"] * layout.weighted
+    return (["out"] if number != launch.BACKWARD else []) + gradients * (number != launch.FORWARD)
 
 
 def _table(constants: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -353,13 +354,28 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
     kernels = source.module_of("powers", text_of(layout, rank, launch.words(x)))
     table = _table_of(constants, launch.accumulator(x.dtype))
     lanes, warps = launch.lanes(channels)
-    launch.start(
-        getattr(kernels, NAMES[number]),
-        (nodes, -(-channels // lanes)),
-        *arrays,
-        table,
-        channels,
-        REAL=launch.real(x),
-        BLOCK=lanes,
-        num_warps=warps,
-    )
+    first = len(arrays) - len(_results(layout, number))
+    for part in _parts(number, launch.words(x)):
+        named = zip(_results(layout, number), arrays[first:])
+        results = [array if name in part else None for name, array in named]
+        if all(result is None for result in results):
+            continue
+        launch.start(
+            getattr(kernels, NAMES[number]),
+            (nodes, -(-channels // lanes)),
+            *arrays[:first],
+            *results,
+            table,
+            channels,
+            REAL=launch.real(x),
+            BLOCK=lanes,
+            num_warps=warps,
+        )
+
+
+def _parts(number: int, words: int) -> list[tuple[str, ...]]:
+    """Results of each launch: in float64 the sums of all second derivatives need more registers."""
+    everything = ("out", "of_x", "of_w", "of_u")
+    if number == launch.DOUBLE_BACKWARD and words == 2:
+        return [everything[:1], everything[1:2], everything[2:]]
+    return [everything]
