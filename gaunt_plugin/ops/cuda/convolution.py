@@ -70,7 +70,7 @@ def {name}({pointers}, senders, receivers, {results}, first, write, C,
     for block in range(0, C, BLOCK):
         c = block + tl.arange(0, BLOCK)
         m = c < C
-        stored = m & (write != 0)
+        stored = m & (tl.full([BLOCK], write, tl.int32) != 0)
         of_sender = j * {dim_in} * C + c
         of_receiver = i * {dim_out} * C + c
         of_weights = (e - first) * {paths} * C + c

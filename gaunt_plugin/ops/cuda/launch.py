@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from gaunt_plugin.ops.cuda import triton_version
 from gaunt_plugin.ops.tables import unpack
 
 FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
@@ -26,7 +26,7 @@ def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
         ValueError: an array doesn't fit; the message names it.
         RuntimeError: there is no Triton.
     """
-    if not available():
+    if triton_version() is None:
         raise RuntimeError(
             "gaunt_plugin's CUDA kernels need triton, which can't be imported here: "
             "pip install triton"
@@ -45,16 +45,6 @@ def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
             operator.run(number, constants, arguments)
     except ValueError as error:
         raise ValueError(f"gaunt::{name}: {error}") from error
-
-
-@functools.cache
-def available() -> bool:
-    """Whether Triton can be imported."""
-    try:
-        importlib.import_module("triton")
-    except ImportError:
-        return False
-    return True
 
 
 class Arguments:
