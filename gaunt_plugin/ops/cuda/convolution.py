@@ -284,17 +284,11 @@ def degrees_of_launches(edge: Edge, words: int) -> list[int]:
 
 
 @functools.lru_cache(maxsize=64)
-def edge_of(numbers: tuple[int, ...]) -> Edge:
-    """The values that belong to a layer's constants."""
-    return Edge(*EdgeConvolution.arguments(list(numbers), []))
-
-
-@functools.lru_cache(maxsize=64)
-def text_of(numbers: tuple[int, ...]) -> str:
-    """Source of the kernels of all passes."""
-    edge = edge_of(numbers)
+def text_of(numbers: tuple[int, ...], values: tuple[float, ...]) -> tuple[Edge, str]:
+    """What is done for an edge, and source of the kernels of all passes."""
+    edge = Edge(*EdgeConvolution.arguments(list(numbers), list(values)))
     of_x = edge.gradient(edge.x)
-    return source.HEAD + "".join(
+    text = source.HEAD + "".join(
         [
             _of_nodes(edge, "forward", "x, D, w", edge.out, True),
             _of_nodes(edge, "of_nodes", "g, D, w", of_x, False),
@@ -304,14 +298,14 @@ def text_of(numbers: tuple[int, ...]) -> str:
             _of_edges(edge, "second_of_edges", "x, D, w, g, vx, vD, vw", True),
         ]
     )
+    return edge, text
 
 
 class _Problem:
     """Arrays of a call, and launches for a part of its edges."""
 
-    def __init__(self, numbers, x, D, edge_index, rows: int) -> None:
-        self.edge = edge_of(numbers)
-        self.kernels = source.module_of("convolution", text_of(numbers))
+    def __init__(self, edge: Edge, kernels, x, D, edge_index, rows: int) -> None:
+        self.edge, self.kernels = edge, kernels
         self.x, self.D, self.index, self.rows = x, D, edge_index, rows
         self.nodes, self.channels = x.shape[0], x.shape[2]
         self.senders, self.receivers = edge_index
@@ -364,8 +358,7 @@ class _Problem:
 
 def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> None:
     """A pass; the arrays are those of operators.h."""
-    numbers, _ = launch.constants_of(constants)
-    edge = edge_of(numbers)
+    edge, text = launch.constants_of(constants, text_of)
     take, optional = arguments.take, arguments.take_optional
     x = take("node_feats", (None, edge.dim_in, None))
     nodes, _, channels = x.shape
@@ -402,7 +395,7 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
     arguments.finish()
 
     rows = edges if mixing is None else max(1, min(edges, MADE // max(1, numel)))
-    problem = _Problem(numbers, x, D, index, rows)
+    problem = _Problem(edge, source.module_of("convolution", text), x, D, index, rows)
     # Sums over several parts are kept in their own precision.
     wide = launch.accumulator(x.dtype) != x.dtype and edges > rows
     sums = [t if t is None or not wide else t.float() for t in (value, of_x)]

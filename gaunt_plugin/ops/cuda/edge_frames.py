@@ -64,8 +64,8 @@ def rotations(expressions: Expressions, numbers: list[int], values: list[float])
 
 
 @functools.lru_cache(maxsize=64)
-def text_of(numbers: tuple[int, ...], values: tuple[float, ...]) -> str:
-    """Source of the three passes."""
+def text_of(numbers: tuple[int, ...], values: tuple[float, ...]) -> tuple[int, str]:
+    """Number of entries of an edge, and source of the three passes."""
     expressions = Expressions()
     out = rotations(expressions, list(numbers), list(values))
     n = len(out)
@@ -91,7 +91,7 @@ def text_of(numbers: tuple[int, ...], values: tuple[float, ...]) -> str:
         text += _KERNEL.format(
             name=name, pointers=", ".join(pointers), body=source.indented(body, 1)
         )
-    return text
+    return n, text
 
 
 def _load(entries: int, name: str) -> str | None:
@@ -110,10 +110,8 @@ def _stores(to: str, width: int, values: list[Value]) -> list[tuple[Value, str]]
 
 def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> None:
     """A pass; the arrays are those of operators.h."""
-    numbers, values = launch.constants_of(constants)
-    kernels = source.module_of("edge_frames", text_of(numbers, values))
-    lmax, mmax = numbers[:2]
-    entries = sum((2 * l + 1) * (2 * min(l, mmax) + 1) for l in range(lmax + 1))
+    entries, text = launch.constants_of(constants, text_of)
+    kernels = source.module_of("edge_frames", text)
     directions = arguments.take("directions", (None, 3))
     edges = directions.shape[0]
     arrays, results = [directions], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Sequence
 
@@ -156,12 +157,13 @@ class PerTensor:
         return made[arguments]
 
 
-def _unpacked(constants: torch.Tensor) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    if constants.dtype != torch.int64 or constants.dim() != 1:
-        raise ValueError("constants are not those of a layer of this operator")
-    numbers, values = unpack(constants)
-    return tuple(numbers), tuple(values)
+def _parsed(constants: torch.Tensor, parse: Callable):
+    if constants.dtype == torch.int64 and constants.dim() == 1 and len(constants):
+        numbers, values = unpack(constants)
+        with contextlib.suppress(IndexError, KeyError, StopIteration, TypeError, ValueError):
+            return parse(tuple(numbers), tuple(values))
+    raise ValueError("constants are not those of a layer of this operator")
 
 
-# Read from the device once per layer: that waits for the device.
-constants_of = PerTensor(_unpacked)
+# ``parse(numbers, values)``. Constants are read from the device once per layer: that waits for it.
+constants_of = PerTensor(_parsed)

@@ -304,7 +304,7 @@ def _results(layout: Layout, number: int) -> list[str]:
 
 
 def _table(constants: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    _, table = layout_of(*launch.constants_of(constants))
+    _, table = launch.constants_of(constants, layout_of)
     return torch.tensor(table, dtype=dtype, device=constants.device)
 
 
@@ -313,7 +313,7 @@ _table_of = launch.PerTensor(_table)
 
 def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> None:
     """A pass; the arrays are those of operators.h."""
-    layout, _ = layout_of(*launch.constants_of(constants))
+    layout, _ = launch.constants_of(constants, layout_of)
     x = arguments.take("node_feats", (None, None, layout.dim_in))
     nodes, channels = x.shape[:2]
     second = arguments.peek()
