@@ -27,7 +27,10 @@ try:
     CUEQ = modules is not None
 except ImportError:
     CUEQ = False
-NO_CUEQ = "not installed: cuequivariance-torch"
+try:
+    import openequivariance
+except ImportError:
+    openequivariance = None
 
 
 def natural(channels, lmax):
@@ -39,8 +42,8 @@ def random(*shape):
     return torch.randn(shape).to(device()).requires_grad_()
 
 
-def missing():
-    raise ImportError(NO_CUEQ)
+def missing(package="cuequivariance-torch"):
+    raise ImportError(f"not installed: {package}")
 
 
 def cueq():
@@ -136,6 +139,18 @@ def convolution(kind, nodes, edges, channels, lin, lmax):
         def call():
             return linear(module(x, attrs, weights, index))
 
+    elif kind == "oeq":
+        if openequivariance is None:
+            missing("openequivariance")
+        problem = openequivariance.TPProblem(
+            irreps_in, harmonics, entries, paths, shared_weights=False, internal_weights=False
+        )
+        module = openequivariance.TensorProductConv(problem, torch_op=True, deterministic=False)
+        module.weight_numel = problem.weight_numel
+
+        def call():
+            return linear(module(x, attrs, weights, index[1], index[0]))
+
     else:
         if kind == "cueq":
             module = TensorProduct(irreps_in, harmonics, entries, cueq_config=cueq())
@@ -171,6 +186,7 @@ def convolutions(quick):
                     ("Gaunt, aligned", "aligned"),
                     ("Gaunt, grid", "grid"),
                     ("cuEquivariance", "cueq"),
+                    ("OpenEquivariance", "oeq"),
                 )
             }
             builds |= with_plain("Gaunt, aligned", builds["Gaunt, aligned"])

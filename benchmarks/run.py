@@ -13,6 +13,7 @@ import importlib.util
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
 from dataclasses import asdict, fields
@@ -21,10 +22,12 @@ from pathlib import Path
 
 import torch
 
+from gaunt_plugin.ops import cuda
 from gaunt_plugin.ops.cpu.build import is_built
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ["torch", "numpy", "mace-torch", "nequip", "e3nn", "cuequivariance-torch", "ase"]
+PACKAGES = ["torch", "triton", "numpy", "mace-torch", "nequip", "e3nn", "ase"]
+PACKAGES += ["cuequivariance-torch", "cuequivariance-ops-torch-cu12", "openequivariance"]
 
 
 def main():
@@ -103,13 +106,17 @@ def conditions(host, settings):
         "threads": settings.threads,
     }
     if settings.device == "cuda":
-        found["gpu"] = f"{torch.cuda.device_count()} visible"  # asking more would start CUDA here
+        # torch would start CUDA in this process, and forks could not use it.
+        command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        found["gpu"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found["gpu"] = "; ".join(found["gpu"].splitlines())
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     found["kernels"] = "built" if is_built() else "not built"
+    found["gpu kernels"] = cuda.status().removeprefix("GPU kernels: ")
     found["python"] = platform.python_version()
     found["limits"] = f"{settings.seconds:g} s, {settings.memory / 1e9:.1f} GB"
     found["date"] = time.strftime("%Y-%m-%d")

@@ -7,6 +7,7 @@ another; and one that takes too long or too much is stopped without the rest.
 
 import os
 import resource
+import shutil
 import statistics
 import time
 import warnings
@@ -98,13 +99,14 @@ class Row:
 
 
 def with_plain(name: str, build: Callable[[], Work]) -> dict[str, Callable[[], Work]]:
-    """A contender and, where kernels are built, the same without them."""
+    """A contender and, where there are kernels, the same without them."""
 
     def plain():
         os.environ["GAUNT_KERNELS"] = "0"  # of the contender's own process
         return build()
 
-    return {name: build, f"{name}, plain": plain} if is_built() else {name: build}
+    there = is_built() or shutil.which("nvidia-smi") is not None
+    return {name: build, f"{name}, plain": plain} if there else {name: build}
 
 
 class Stopped(Exception):  # noqa: N818 (no error of ours)
@@ -277,7 +279,10 @@ def _serve(pipe, build: Callable[[], Work], settings: Settings) -> None:
 
 
 def _pass(call: Callable[[], object], settings: Settings) -> tuple[float, float, float]:
-    """Seconds, and MB before and at the peak (resident, or of the GPU's allocator)."""
+    """Seconds, and MB before and at the peak (resident, or of the GPU's allocator).
+
+    On a GPU the seconds are its own, between events around the call.
+    """
     gpu = settings.device != "cpu"
     if gpu:
         torch.cuda.synchronize()
@@ -290,10 +295,16 @@ def _pass(call: Callable[[], object], settings: Settings) -> tuple[float, float,
     seconds = 0.0
     for _ in range(2):  # a short call once more, with threads awake and caches warm
         if seconds < 0.1:
+            if gpu:
+                events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+                events[0].record()
+                call()
+                events[1].record()
+                torch.cuda.synchronize()
+                seconds = events[0].elapsed_time(events[1]) / 1e3
+                continue
             start = time.perf_counter()
             call()
-            if gpu:
-                torch.cuda.synchronize()
             seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if gpu else _status("VmHWM")
     return seconds, before / 1e6, peak / 1e6

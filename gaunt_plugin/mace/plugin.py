@@ -17,10 +17,13 @@ from mace import modules
 from mace.modules import extensions
 from mace.tools import model_script_utils
 
+import torch
+
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import CONVOLUTIONS, PARAMETRIZATIONS, GauntConfig
 from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import MODELS
+from gaunt_plugin.ops import cuda
 from gaunt_plugin.ops.cpu import build as kernels
 
 _DEFAULTS = GauntConfig()
@@ -203,6 +206,8 @@ def _build_model(args, model_config, model_config_foundation, heads):
     for name, entries in config.to_dict().items():
         logging.info(f"Gaunt {name}: {', '.join(map(str, entries))}")
     logging.info(kernels.status())
+    if torch.cuda.is_available():
+        logging.info(cuda.status())
     name = "ScaleShiftMACE" if args.model == "MACE" else args.model
 
     def build(**kwargs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import List, Optional, Sequence, Union
 
+import torch
 from nequip.model import nequip_models
 from nequip.model.utils import model_builder
 from nequip.nn import GraphModel
@@ -13,6 +14,7 @@ from nequip.utils import RankedLogger
 
 from gaunt_plugin.layers import check_options
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
+from gaunt_plugin.ops import cuda
 from gaunt_plugin.ops.cpu import build as kernels
 
 _logger = RankedLogger(__name__, rank_zero_only=True)
@@ -92,6 +94,8 @@ def _builder(name: str, summary: str):
         }
         if get_workflow_state() == "train":
             _logger.info(kernels.status())
+            if torch.cuda.is_available():
+                _logger.info(cuda.status())
         with _gaunt_layers(gaunt_layers, per_layer, options):
             try:
                 return stock(**kwargs)

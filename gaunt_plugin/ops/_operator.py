@@ -19,12 +19,14 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
-from gaunt_plugin.ops import checkpointing
+from gaunt_plugin.ops import checkpointing, cuda
 from gaunt_plugin.ops.cpu.build import library
 from gaunt_plugin.ops.cpu.call import BACKWARD, DOUBLE_BACKWARD, DTYPES, FORWARD, call
+from gaunt_plugin.ops.cuda import launch
 from gaunt_plugin.ops.recording import recording
 
 # A package of NequIP holds a copy of this code; the operators are the installed gaunt_plugin's.
@@ -32,6 +34,30 @@ _IN_PACKAGE = __name__.startswith("<torch_package")
 # Another one when schemas or constants change.
 INTERFACE = 2
 _LIBRARY = None if _IN_PACKAGE else torch.library.Library("gaunt", "FRAGMENT")
+
+
+class Kernels(NamedTuple):
+    """Those of a kind of device.
+
+    Attributes:
+        dtypes: that they take.
+        ready: whether they are there, for a device.
+        call: runs a pass, see :func:`gaunt_plugin.ops.cpu.call.call`.
+        any_left_out: whether each gradient can be left out; else only that of the last of several
+            operands.
+    """
+
+    dtypes: tuple[torch.dtype, ...]
+    ready: Callable[[torch.device], bool]
+    call: Callable
+    any_left_out: bool
+
+
+KERNELS = {
+    # Found when they are called: tests replace them.
+    "cpu": Kernels(DTYPES, lambda _: library() is not None, lambda *a: call(*a), False),
+    "cuda": Kernels(launch.DTYPES, cuda.ready, launch.call, True),
+}
 
 
 class Operator:
@@ -98,18 +124,18 @@ class Operator:
             return self.operators[number](*tensors, *others)
         return self._run(number, like, (*tensors, *others))
 
-    # The kernel's passes, as implementations for the CPU.
+    # The kernel's passes, as implementations for all devices.
 
     def _forward(self, *arguments):
         out = self._fake_forward(*arguments)
         *tensors, constants, _ = arguments
-        call(self.name, FORWARD, [constants, *tensors, out])
+        _call_of(out)(self.name, FORWARD, [constants, *tensors, out])
         return out
 
     def _backward(self, grad, *arguments):
         *tensors, constants, _, needs = arguments
         out = self._gradients(tensors, needs)
-        call(self.name, BACKWARD, [constants, *tensors, grad, *out])
+        _call_of(grad)(self.name, BACKWARD, [constants, *tensors, grad, *out])
         return _one_or_more(self._wanted(grad, out, needs))
 
     def _double_backward(self, *arguments):
@@ -121,15 +147,18 @@ class Operator:
             for k, (v, t) in enumerate(zip(directions, tensors))
         ]
         out = [_rows_like(grad), *self._gradients(tensors, needs)]
-        call(self.name, DOUBLE_BACKWARD, [constants, *tensors, grad, *directions, *out])
+        arrays = [constants, *tensors, grad, *directions, *out]
+        _call_of(grad)(self.name, DOUBLE_BACKWARD, arrays)
         return out[0], *self._wanted(grad, out[1:], needs)
 
     def _gradients(self, tensors, needs):
-        """Arrays for gradients; kernels can leave out that of the last operand."""
-        out = [None if t is None else _rows_like(t) for t in tensors[: self.count]]
-        if self.count > 1 and not needs[-1]:
-            out[-1] = None
-        return out
+        """Arrays for gradients, but those that kernels can leave out."""
+        last = self.count - 1 if self.count > 1 else self.count
+        first = 0 if KERNELS[tensors[0].device.type].any_left_out else last
+        return [
+            None if t is None or (k >= first and not need) else _rows_like(t)
+            for k, (t, need) in enumerate(zip(tensors[: self.count], needs))
+        ]
 
     @staticmethod
     def _wanted(like, gradients, needs):
@@ -238,7 +267,8 @@ class Operator:
             # That of pair_style gaunt knows no second derivatives: ours take its place.
             if not hasattr(torch.ops.gaunt, name):
                 _LIBRARY.define(name + self.schemas[number])
-            _LIBRARY.impl(name, self.kernels[number], "CPU")
+            for device in ("CPU", "CUDA"):
+                _LIBRARY.impl(name, self.kernels[number], device)
             below = functools.partial(self._below_autograd, number)
             differentiable = functools.partial(_differentiable, self, number, below)
             _LIBRARY.impl(name, differentiable, "Autograd")
@@ -307,33 +337,42 @@ def _goes_on_to(node) -> bool:
         return True
 
 
+def _call_of(tensor: torch.Tensor) -> Callable:
+    return KERNELS[tensor.device.type].call
+
+
 def has_kernel(*tensors: torch.Tensor | None) -> bool:
     """Whether the operators take these tensors here and now, with every derivative asked for.
 
-    There must be compiled kernels for ordinary tensors of one dtype, float32 or float64, on the
-    CPU. Derivatives in forward mode and the transforms of ``torch.func`` are those of plain torch.
+    There must be kernels for ordinary tensors of one dtype on one device. Derivatives in forward
+    mode and the transforms of ``torch.func`` are those of plain torch.
     """
-    dtype = tensors[0].dtype
-    if dtype not in DTYPES or not checkpointing.works() or kernels() is None:
+    dtype, device = tensors[0].dtype, tensors[0].device
+    if not checkpointing.works():
+        return False
+    found = kernels(device)
+    if found is None or dtype not in found.dtypes:
         return False
     for tensor in tensors:
         if tensor is None:
             continue
         if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
             return False
-        if not tensor.is_cpu or tensor.layout != torch.strided:
+        if tensor.device != device or tensor.layout != torch.strided:
             return False
         if tensor.dtype != dtype and tensor.is_floating_point():
             return False
     return True
 
 
-def kernels():
-    """The compiled kernels, if there are any and the operators that call them."""
-    if not _IN_PACKAGE:
-        return library()
-    installed = _installed()
-    return None if installed is None else installed.kernels()
+def kernels(device: torch.device | None = None) -> Kernels | None:
+    """The kernels for a device, or the CPU, if there are any and operators that call them."""
+    if _IN_PACKAGE:
+        installed = _installed()
+        return None if installed is None else installed.kernels(device)
+    device = torch.device("cpu") if device is None else device
+    found = KERNELS.get(device.type)
+    return found if found is not None and found.ready(device) else None
 
 
 @functools.cache

@@ -178,7 +178,10 @@ class EdgeConvolution(Operation):
                     self.constants,
                     self.dim_out,
                 )
-        elif has_kernel(node_feats, frames, weights, mixing, edge_index, rows):
+        # The GPU's kernel has no rows yet.
+        elif (rows is None or node_feats.is_cpu) and has_kernel(
+            node_feats, frames, weights, mixing, edge_index, rows
+        ):
             stored = edges * self.paths * channels < STORED
             if mixing is not None and rows is None and stored:
                 weights, mixing = weights @ mixing, None

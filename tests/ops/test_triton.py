@@ -1,0 +1,342 @@
+"""Triton kernels against the plain forms: in Triton's interpreter, and on a GPU if there is one.
+
+Both ways go through the same operators and the same Python; only what runs a kernel differs.
+"""
+
+import gc
+import os
+
+import pytest
+import torch
+
+from gaunt_plugin.layers import AlignedConvolution
+from gaunt_plugin.ops import EdgeFrames, _operator, cuda
+from gaunt_plugin.ops import convolution as ops_convolution
+from gaunt_plugin.ops.cuda import convolution, groups, launch
+
+from ..layers import cases
+from ..tolerances import assert_close
+from .passes import assert_same, derivatives, passes
+from .test_kernels import POWERS, many_body, of_all
+from .test_operators import SAMPLES, three_operators, wrong
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+KIND = {torch.float64: "program", torch.float32: "program32"}
+DTYPES = list(KIND)
+
+
+class Way:
+    """A device, the passes that kernels ran on it, and a switch."""
+
+    def __init__(self, name, monkeypatch):
+        self.name, self.calls, self.patch = name, [], monkeypatch
+        self.kernels = _operator.KERNELS["cuda"]._replace(call=self.record)
+        self.switch(True)
+
+    def record(self, name, number, arrays):
+        self.calls.append((name, number))
+        launch.call(name, number, arrays)
+
+    def switch(self, on):
+        ready = cuda.ready if on else lambda device: False
+        self.patch.setitem(_operator.KERNELS, self.name, self.kernels._replace(ready=ready))
+
+    def same(self, run, inputs, kind, compare=passes):
+        """Compare with the plain form; what the kernels gave."""
+        self.switch(True)
+        self.calls.clear()
+        found = compare(run, inputs)
+        assert {number for _, number in self.calls} == {0, 1, 2}
+        self.switch(False)
+        self.calls.clear()
+        assert_same(found, compare(run, inputs), kind)
+        assert not self.calls
+        return found
+
+
+@pytest.fixture(
+    params=[pytest.param("cpu", id="interpreter"), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+def way(request, monkeypatch, tmp_path):
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if interpreted != (request.param == "cpu"):
+        pytest.skip("Triton compiles for the GPU here" if not interpreted else "no GPU here")
+    monkeypatch.setenv("GAUNT_KERNELS", "1")
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
+    return Way(request.param, monkeypatch)
+
+
+def convolution_of(irreps_in, irreps_out, channels, dtype, way, nodes=4, edges=7):
+    """A layer, its floating-point inputs and the edges; nothing arrives at one of the nodes."""
+    many = lambda irreps: "+".join(f"{channels}x{ir}" for ir in irreps.split("+"))  # noqa: E731
+    layer = AlignedConvolution(many(irreps_in), "0e+1o+2e+3o", many(irreps_out))
+    inputs = cases.inputs(layer, nodes=nodes, edges=edges)
+    x, attrs, weights, index = cases.arguments(layer, inputs)
+    index = index.clone()
+    index[1, index[1] == 2] = 3
+    layer = layer.to(way.name, dtype)
+    return layer, [t.to(way.name, dtype) for t in (x, attrs, weights)], index.to(way.name)
+
+
+CONVOLUTIONS = [
+    ("0e", "0e+1o+2e+3o", 3),
+    ("0e+0o", "0e+1o+1e+2e", 17),
+    ("0e+1o", "0e+1o", 1),
+    ("0e+1o", "0e+1o", 33),
+    ("0e+1o+2e+3o", "0e+1o+2e+3o", 1),
+    ("0e+1o+2e", "0e+1o+2e+3o", 3),
+    ("1o+3o", "0e+2e", 17),
+    ("0e+1o+1e", "0e+0o+1o+1e+2e", 3),
+    ("0e+1o", "0e+1o", 70),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolution(case, dtype, way):
+    layer, inputs, index = convolution_of(*case, dtype, way)
+    way.same(lambda *t: layer(*t, index), inputs, KIND[dtype])
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [CONVOLUTIONS[0], CONVOLUTIONS[3], CONVOLUTIONS[7]], ids=str)
+def test_mixing(case, dtype, parts, way, monkeypatch):
+    """Weights that are a product are made for a part of the edges at a time."""
+    layer, (x, attrs, weights), index = convolution_of(*case, dtype, way)
+    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(convolution, "MADE", -(-weights.numel() // parts))
+    hidden = torch.randn(len(weights), 3, device=way.name, dtype=dtype)
+    mixing = torch.randn(3, weights.shape[1], device=way.name, dtype=dtype)
+    run = lambda x, attrs, hidden, mixing: layer(x, attrs, hidden, index, mixing)  # noqa: E731
+    way.same(run, [x, attrs, hidden, mixing], KIND[dtype])
+
+
+@pytest.mark.parametrize(("lmax", "mmax"), [(0, 0), (1, 0), (1, 1), (2, 1), (3, 2), (3, 3)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_edge_frames(lmax, mmax, dtype, way):
+    frames = EdgeFrames(lmax, mmax).to(way.name, dtype)
+    directions = torch.nn.functional.normalize(torch.randn(13, 3), dim=1)
+    directions[:3] = torch.tensor([[0.0, 1, 0], [0, -1, 0], [0, 0, 0]])  # poles, no direction
+    directions = directions.to(way.name, dtype)
+    if lmax > 0:
+        way.same(frames, [directions], KIND[dtype])
+    else:
+        assert_close(frames(directions), torch.ones(13, 1), "exact")
+        assert way.calls == [("edge_frames", 0)]
+
+
+@pytest.mark.parametrize("name", POWERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_powers(name, dtype, way):
+    terms, x, node_attrs = (part.to(way.name, dtype) for part in many_body(name))
+    way.same(lambda *_: None, (), KIND[dtype], lambda *_: of_all(terms, x, node_attrs))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 17, 33])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_powers_of_any_number_of_channels(channels, weighted, way):
+    from gaunt_plugin.ops import Powers
+
+    powers = Powers([0, 1, 2], [0, 1], weighted, [1.0, 0.5, 0.3], [[1.0, 0.0], [0.3, 2.0]])
+    powers = powers.to(way.name)
+    inputs = [torch.randn(2, channels, 9), torch.randn(2, 2, powers.terms, channels)]
+    inputs += [torch.randn(2, 2, 3, channels)] * weighted
+    run = lambda x, w, u=None: powers(x, w, u)  # noqa: E731
+    way.same(run, [t.to(way.name) for t in inputs], "program")
+
+
+@pytest.mark.parametrize(("nodes", "edges"), [(0, 0), (1, 0), (3, 0), (1, 2)])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_few_nodes_and_edges(nodes, edges, mixed, way, monkeypatch):
+    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    layer = cases.BUILD["aligned"]().to(way.name)
+    inputs = cases.inputs(layer, nodes=max(nodes, 1), edges=edges)
+    x, attrs, weights, index = (t.to(way.name) for t in cases.arguments(layer, inputs))
+    factors = [weights]
+    if mixed:
+        factors = [torch.randn(edges, 3), torch.randn(3, weights.shape[1])]
+        factors = [t.to(way.name) for t in factors]
+
+    def run(x, attrs, weights, mixing=None):
+        return layer(x, attrs, weights, index, mixing)
+
+    way.same(run, [x[:nodes], attrs, *factors], "program")
+
+
+@pytest.mark.parametrize("name", ["aligned", "power"])
+def test_third_derivatives(name, way):
+    layer = cases.BUILD[name]().to(way.name)
+    arguments = cases.arguments(layer, cases.inputs(layer, nodes=2, edges=3))
+    arguments = [t.to(way.name) for t in arguments]
+    inputs = [t.requires_grad_() for t in arguments if t.is_floating_point()]
+    rest = [t for t in arguments if not t.is_floating_point()]
+    way.same(lambda *t: layer(*t, *rest), inputs, "program", derivatives)
+
+
+def of_40_channels(way):
+    layer, inputs, index = convolution_of("0e+1o", "0e+1o", 40, torch.float32, way)
+
+    def convolve(*inputs):
+        return layer(*inputs, index)
+
+    return lambda: passes(convolve, inputs)
+
+
+def test_the_same_numbers_again(way):
+    run = of_40_channels(way)
+    assert_same(run(), run(), "exact")
+
+
+def test_the_launch_does_not_matter(way, monkeypatch):
+    run = of_40_channels(way)
+    expected = run()
+    for lanes in ((32, 1), (128, 4)):
+        monkeypatch.setattr(launch, "lanes", lambda channels, lanes=lanes: lanes)
+        assert_same(run(), expected, "exact")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["aligned", "power", "frames"])
+def test_short_numbers_have_long_sums(name, dtype, way):
+    """As good as the plain form in float32, with rounded inputs and results."""
+    if name == "frames":
+        layer, inputs = EdgeFrames(2, 2), [torch.nn.functional.normalize(torch.randn(9, 3), dim=1)]
+    else:
+        layer = cases.BUILD[name]()
+        inputs = cases.arguments(layer, cases.inputs(layer, nodes=3, edges=30))
+    layer = layer.to(way.name, dtype)
+    inputs = [t.to(way.name, dtype if t.is_floating_point() else t.dtype) for t in inputs]
+    found = layer(*inputs)
+    assert found.dtype == dtype
+    assert way.calls
+    way.switch(False)
+    expected = layer.float()(*(t.float() if t.is_floating_point() else t for t in inputs))
+    assert (found.float() - expected).abs().max() < 8 * torch.finfo(
+        dtype
+    ).eps * expected.abs().max()
+
+
+# Edges are sorted once per graph.
+
+
+def test_sorted_once_for_all_layers_and_passes(way, monkeypatch):
+    layer, inputs, index = convolution_of("0e+1o", "0e+1o", 2, torch.float64, way)
+    sorted_rows, make = [], groups._groups.make
+
+    def record(edge_index, row, *sizes):
+        sorted_rows.append(row)
+        return make(edge_index, row, *sizes)
+
+    monkeypatch.setattr(groups._groups, "make", record)
+    edges = [index]
+    for _ in range(2):
+        passes(lambda x, *t: layer(layer(x, *t, *edges), *t, *edges), inputs)
+    assert sorted(sorted_rows) == [0, 1]
+    before = len(groups._groups.kept)
+    edges.clear()
+    del index
+    gc.collect()
+    assert len(groups._groups.kept) < before
+
+
+def test_a_change_of_the_edges_is_noticed(way):
+    layer, inputs, index = convolution_of("0e+1o", "0e+1o", 2, torch.float64, way)
+    layer(*inputs, index)
+    index.copy_(index.flip(0).flip(1))
+    found = layer(*inputs, index)
+    way.switch(False)
+    assert_close(found, layer(*inputs, index), "program")
+
+
+def test_edges_of_inference_mode(way):
+    with torch.inference_mode():
+        layer, inputs, index = convolution_of("0e+1o", "0e+1o", 2, torch.float64, way)
+        found = layer(*inputs, index)
+        index.copy_(index.flip(1))
+        changed = layer(*inputs, index)
+        way.switch(False)
+        assert_close(changed, layer(*inputs, index), "program")
+        assert not torch.equal(found, changed)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device would be lost for other tests")
+@pytest.mark.parametrize("change", [-1, 4])
+def test_edges_out_of_range(change, way):
+    layer, inputs, index = convolution_of("0e+1o", "0e+1o", 2, torch.float64, way)
+    with pytest.raises(RuntimeError, match="edge_index has an index out of range for 4 nodes"):
+        layer(*inputs, index + change)
+
+
+# What torch asks of operators.
+
+
+def moved(arguments, way):
+    return [a.to(way.name) if isinstance(a, torch.Tensor) else a for a in arguments]
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("name", SAMPLES)
+def test_are_registered_as_torch_wants_them(name, number, way):
+    operator, arguments = three_operators(name)[number]
+    arguments = moved(arguments, way)
+    utils = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    torch.library.opcheck(operator, arguments, test_utils=utils)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_only_what_is_needed(name, way):
+    """Each gradient alone is the same as with all others."""
+    for operator, arguments in three_operators(name)[1:]:
+        *rest, needs = moved(arguments, way)
+        every = operator(*rest, needs)
+        every = [every] if isinstance(every, torch.Tensor) else every
+        first = len(every) - len(needs)
+        for k, there in enumerate(needs):
+            found = operator(*rest, [i == k and there for i in range(len(needs))])
+            found = [found] if isinstance(found, torch.Tensor) else found
+            assert_same(found[:first], every[:first])
+            for i, part in enumerate(found[first:]):
+                if i == k and there:
+                    assert_close(part, every[first + i], "exact")
+                else:
+                    assert part.numel() == 0
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("name", SAMPLES)
+def test_wrong_calls_name_the_operand(name, number, way):
+    """Before any kernel starts. What happens to fit (as many edges, nodes) is computed."""
+    operator, arguments = three_operators(name)[number]
+    arguments = moved(arguments, way)
+    names = [a.name for a in operator._schema.arguments]
+    silent = []
+    with torch.no_grad():
+        for k, argument in enumerate(arguments):
+            for change, other in wrong(argument).items():
+                try:
+                    operator(*arguments[:k], other, *arguments[k + 1 :])
+                except ValueError as error:
+                    if f"gaunt::{name.split(',')[0]}" not in str(error):
+                        silent.append(f"{names[k]}: {change}: {error}")
+                else:
+                    silent.append(f"{names[k]}: {change}")
+    # Sizes that are free where nothing else has them.
+    free = {"edge_frames": "directions: ", "powers, no weights_in": "weights_out: axis 1"}
+    free = free.get(name, "node_feats: axis 0 long")
+    assert [s for s in silent if not s.startswith(free)] == []
+
+
+def test_switched_off(way, monkeypatch):
+    layer = EdgeFrames(1, 1).to(way.name)
+    monkeypatch.setenv("GAUNT_KERNELS", "0")
+    layer(torch.randn(3, 3, device=way.name))
+    assert not way.calls
+    assert "switched off" in cuda.status()
+
+
+def test_status_names_triton(way):
+    import triton
+
+    assert cuda.status() == f"GPU kernels: triton {triton.__version__}"
