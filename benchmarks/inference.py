@@ -10,6 +10,7 @@ run begins at once. ``run.py`` has the same cases.
 
 import argparse
 import importlib.util
+import math
 import os
 import re
 import tempfile
@@ -25,7 +26,7 @@ else:
 
 import numpy as np
 import torch
-from structures import molecules, water
+from structures import available, molecules, water
 from timing import Case, Settings, Work, device, measure, model_dtype
 
 from gaunt_plugin.deploy.export import export
@@ -157,34 +158,35 @@ def main():
     parser.add_argument("--budget", type=float, default=6, help="s for the repeats of a case")
     args = parser.parse_args()
     torch.set_num_threads(1)  # of this process: its forks have their own
-    memory = 0.7 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     settings = Settings(
         args.device,
         args.dtype,
         args.threads,
         args.seconds,
-        memory,
+        0.7 * available(),
         args.budget,
         construction=args.construction,
     )
-    print(f"{args.dtype}, {args.threads} threads: ms per call (µs per atom); times faster")
+    print(f"{args.dtype}, {args.threads} threads, ms per call; in brackets times Gaunt's\n")
+    header = None
     for case in cases(quick=False):
-        name = f"{case.series.split(', ')[-1]}, {case.shape}"
+        structure = case.series.split(", ")[-1]
+        name = f"{structure}, {case.shape}"
         if not re.search(args.only, name):
             continue
         for contender in args.without:
             case.contenders.pop(contender, None)
         rows = measure(case, settings, {})
-        atoms = len(STRUCTURES[case.series.split(", ")[-1]]()[0])
-        own = next((row.median for row in rows if row.contender == "Gaunt"), "")
-        cells = [f"{name}, {atoms} atoms"]
+        if header is None:
+            header = ["", "atoms", *case.contenders, "Gaunt, µs per atom"]
+            print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
+        atoms = len(STRUCTURES[structure]()[0])
+        own = next((row.median for row in rows if row.contender == "Gaunt"), "") or math.nan
+        cells = [name, str(atoms)]
         for row in rows:
-            if row.result != "ok":
-                cells.append(f"{row.contender}: {row.result}")
-                continue
-            cell = f"{row.contender}: {row.median:.4g} ms ({1e3 * row.median / atoms:.0f})"
-            cells.append(cell + (f", {row.median / own:.2f}" if own else ""))
-        print("| " + " | ".join(cells) + " |", flush=True)
+            good = row.result == "ok"
+            cells.append(f"{row.median:.4g} ({row.median / own:.2f})" if good else row.result)
+        print("| " + " | ".join([*cells, f"{1e3 * own / atoms:.0f}"]) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def main():
     import inference
     import operations
     import report
+    from structures import available
     from timing import Row, Settings, measure
 
     limit = args.memory * 1e9 if args.memory else 0.7 * available()
@@ -130,12 +131,6 @@ def processor():
     name = entries.get("model name", platform.processor() or platform.machine())
     clock = f", {float(entries['cpu MHz']):.0f} MHz" if "cpu MHz" in entries else ""
     return f"{name}{clock}, {os.cpu_count()} cores"
-
-
-def available():
-    """Bytes of memory that are free."""
-    text = Path("/proc/meminfo").read_text()
-    return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", text)[1])
 
 
 if __name__ == "__main__":

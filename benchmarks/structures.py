@@ -1,5 +1,6 @@
 """Structures that both hosts' models are timed on, and exported models."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -59,3 +60,9 @@ def program(net, graphs, types):
             return script(vectors, index, types, owned)
 
     return Work({"exported, TorchScript": call})
+
+
+def available():
+    """Bytes of memory that are free."""
+    text = Path("/proc/meminfo").read_text()
+    return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", text)[1])
