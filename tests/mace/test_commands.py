@@ -55,6 +55,21 @@ def batch_as(dtype, model, atoms, head="Default"):
         torch.set_default_dtype(default)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_training_on_a_gpu_with_and_without_kernels(workshop, load, monkeypatch):
+    weights = []
+    for on in "10":
+        monkeypatch.setenv("GAUNT_KERNELS", on)
+        folder = workshop.folder(f"gpu_{on}")
+        workshop.train(folder, "--plugin", "gaunt", device="cuda")
+        logs = "".join(path.read_text() for path in (folder / "logs").iterdir())
+        assert ("GPU kernels: triton" in logs) == (on == "1")
+        weights.append([p.detach().cpu() for p in load(folder / "run.model").parameters()])
+    for found, expected in zip(*weights, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("stage", ["", "_stagetwo"])
 def test_training_leaves_compiled_models_equal_to_the_eager_ones(two_heads, load, stage):
     model = load(two_heads / f"run{stage}.model")

@@ -128,21 +128,7 @@ class Edge:
             entry = lambda i, c, l=l: self.D[begin[l] + i * columns(l) + c]  # noqa: E731
             B.append([E.sum(entry(i, c) * a for i, a in enumerate(x)) for c in range(columns(l))])
         self.in_frame = [value for columns_of in B for value in columns_of]
-        # Which weight couples which irreps at order m: those of a kind of result together.
-        weight, self.paths = {}, 0
-        for m in range(mmax + 1):
-            for kind in (False, True):
-                receivers = [k for k, (L, p) in enumerate(outputs) if L >= m and p == kind]
-                senders = [
-                    k
-                    for turned in ((False, True) if m else (False,))
-                    for k, (l, p) in enumerate(inputs)
-                    if l >= m and (p != kind) == turned
-                ]
-                for k, s in enumerate(senders):
-                    for r, receiver in enumerate(receivers):
-                        weight[m, receiver, s] = self.paths + k * len(receivers) + r
-                self.paths += len(senders) * len(receivers)
+        weights_of, self.paths = _weights(inputs, outputs, mmax)
         self.w = E.inputs("w", self.paths)
         self.out: list[Value] = []
         self.blocks: list[tuple[list[int], list[int]]] = []
@@ -150,11 +136,7 @@ class Edge:
             couplings = sum(len(sources_of(list(inputs), kind, abs(m))) for m in range(-L, L + 1))
             norm = ((1 if scalar else 2 * L + 1) / max(1, couplings)) ** 0.5
             local = [E.constant(0)] * (1 if scalar else columns(L))
-            weights = []
-            for (m, receiver, s), p in weight.items():
-                if receiver != k:
-                    continue
-                weights.append(p)
+            for m, s, p in weights_of[k]:
                 w, b, turned = self.w[p], B[s], inputs[s][1] != kind
                 if m == 0:
                     local[0] = local[0] + w * b[0]
@@ -168,18 +150,42 @@ class Edge:
             for i in range(2 * L + 1):
                 row = begin[L] + i * width
                 self.out.append(E.sum(self.E[row + c] * f for c, f in enumerate(local)))
-            self.blocks.append((weights, list(range(begin[L], begin[L] + (2 * L + 1) * width))))
+            entries = range(begin[L], begin[L] + (2 * L + 1) * width)
+            self.blocks.append(([p for _, _, p in weights_of[k]], list(entries)))
         self.g = E.inputs("g", self.dim_out)
 
     def gradient(self, values: Sequence[Value]) -> list[Value]:
         """Derivatives of ``<g, out>``."""
         return gradient(self.out, self.g, values)
 
-    def along(self, values: Sequence[Value], features: bool = True) -> list[Value]:
+    def along(self, values: Sequence[Value]) -> list[Value]:
         """Derivatives along the directions vx, vD and vw."""
-        variables = [*self.D, *self.E, *self.w, *(self.x if features else ())]
+        variables = [*self.x, *self.D, *self.E, *self.w]
         directions = {a: self.expressions.input(f"v{a.arguments[0]}") for a in variables}
         return tangent(values, directions)
+
+
+def _weights(inputs, outputs, mmax: int) -> tuple[list[list[tuple[int, int, int]]], int]:
+    """Per irrep of the result, order m, irrep of the features and number of each weight; their sum.
+
+    For each m and kind of the result, features of the same kind come first.
+    """
+    found: list[list[tuple[int, int, int]]] = [[] for _ in outputs]
+    paths = 0
+    for m in range(mmax + 1):
+        for kind in (False, True):
+            receivers = [k for k, (L, p) in enumerate(outputs) if L >= m and p == kind]
+            senders = [
+                k
+                for turned in ((False, True) if m else (False,))
+                for k, (l, p) in enumerate(inputs)
+                if l >= m and (p != kind) == turned
+            ]
+            for s in senders:
+                for k in receivers:
+                    found[k].append((m, s, paths))
+                    paths += 1
+    return found, paths
 
 
 _REAL = ".to(REAL)"
