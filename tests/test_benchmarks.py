@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "mace" if importlib.util.find_spec("mace") else "nequip"
 MODELS = {
-    "mace": ["degree", "calculator", "exported", "many-body"],
-    "nequip": ["l_max", "exported"],
+    "mace": ["degree", "calculator", "exported", "many-body", "ASE"],
+    "nequip": ["l_max", "exported", "ASE"],
 }
 
 
