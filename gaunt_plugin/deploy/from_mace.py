@@ -11,6 +11,7 @@ import mace  # first: it prepares torch for e3nn 0.4.4
 
 import torch
 from ase.data import chemical_symbols
+from e3nn import o3
 from e3nn.util import jit
 from e3nn.util.jit import compile_mode
 
@@ -187,6 +188,52 @@ class _TabulatedEmbedding(torch.nn.Module):
         return join_radial(factors, rows), None
 
 
+class _ChannelsLastLinear(torch.nn.Module):
+    """e3nn's linear layer of messages in the order ``[component, channel]``, without copies."""
+
+    def __init__(self, linear: o3.Linear) -> None:
+        super().__init__()
+        self.dims = [ir.dim for _, ir in linear.irreps_in]
+        self.components = sum(self.dims)
+        self.weights = torch.nn.ParameterList()
+        shapes = [torch.Size(path.path_shape) for path in linear.instructions]
+        parts = linear.weight.detach().split([shape.numel() for shape in shapes])
+        for part, shape, path in zip(parts, shapes, linear.instructions):
+            weight = part.view(shape) * path.path_weight
+            self.weights.append(torch.nn.Parameter(weight, requires_grad=False))
+
+    def forward(self, messages: torch.Tensor) -> torch.Tensor:
+        split = messages.view(messages.shape[0], self.components, -1).split(self.dims, dim=1)
+        parts: List[torch.Tensor] = []
+        for i, weight in enumerate(self.weights):
+            parts.append(split[i] @ weight)  # nic,cd->nid
+        return torch.cat(parts, dim=1).flatten(1)
+
+
+class _ChannelsFirst(torch.nn.Module):
+    """In place of MACE's reshaping of messages: ``[nodes, channels, components]``."""
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.components = components
+
+    def forward(self, messages: torch.Tensor) -> torch.Tensor:
+        return messages.view(messages.shape[0], self.components, -1).transpose(1, 2)
+
+
+def _keeps_channels_last(block: torch.nn.Module) -> bool:
+    """Whether a block does nothing with its messages but a linear layer from irrep to irrep."""
+    if "Residual" not in type(block).__name__:
+        return False  # its self-connection acts on the messages
+    linear = block.linear
+    places = [(path.i_in, path.i_out) for path in linear.instructions]
+    return (
+        places
+        == [(i, i) for i in range(len(linear.irreps_in))]
+        == [(i, i) for i in range(len(linear.irreps_out))]
+    )
+
+
 def in_float64(edge_model: EdgeModel) -> EdgeModel:
     """A copy in float64."""
     out = copy.deepcopy(edge_model).double()
@@ -242,7 +289,11 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
         tables = iter(radial.tables_of(table, features, mixings))
     model.radial_embedding = _TabulatedEmbedding(table, count if typed else 0)
     for block in model.interactions:
-        block.conv_tp = TabulatedConvolution(block.conv_tp.convolution, next(tables).numpy())
+        last = _keeps_channels_last(block)
+        block.conv_tp = TabulatedConvolution(block.conv_tp.convolution, next(tables).numpy(), last)
+        if last:
+            block.linear = _ChannelsLastLinear(block.linear)
+            block.reshape = _ChannelsFirst(block.linear.components)
         block.conv_tp_weights = torch.nn.Identity()
         if hasattr(block, "density_fn"):
             block.density_fn = TabulatedFunctions(next(tables).numpy())

@@ -107,13 +107,26 @@ class AlignedConvolution(Convolution):
         mixing: Optional[torch.Tensor] = None,
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
+        out = self.channels_last(node_feats, edge_attrs, weights, edge_index, mixing, rows)
+        return flat(out, self.dims_out)
+
+    def channels_last(
+        self,
+        node_feats: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        weights: torch.Tensor,
+        edge_index: torch.Tensor,
+        mixing: Optional[torch.Tensor] = None,
+        rows: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """The result as ``[nodes, components, channels]``."""
         self.check_edges(node_feats, edge_attrs, weights, edge_index, mixing, rows)
         if self.scalar:
             frames = edge_attrs
         else:
             # Component-normalised harmonics of degree 1 are sqrt(3) times the direction.
             frames = self.frames(edge_attrs[:, self.direction : self.direction + 3] / 3**0.5)
-        messages = self.convolution(
+        return self.convolution(
             channels_last(node_feats, self.channels, self.dims_in),
             frames,
             weights,
@@ -121,7 +134,6 @@ class AlignedConvolution(Convolution):
             edge_index,
             rows,
         )
-        return flat(messages, self.dims_out)
 
     def extra_repr(self) -> str:
         return (

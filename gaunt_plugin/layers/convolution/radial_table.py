@@ -88,15 +88,18 @@ class TabulatedConvolution(TableModule):
     Args:
         convolution: the convolution.
         table: coefficients ``[rows, weight_numel]``, see :class:`RadialTable`.
+        channels_last: the result has its numbers in the order ``[component, channel]``.
 
     Shapes:
         As the convolution, with ``radial [edges, 5]``, the factors and the first row, in the place
         of its weights: hosts hand one array on.
     """
 
-    def __init__(self, convolution: AlignedConvolution, table: np.ndarray) -> None:
+    def __init__(
+        self, convolution: AlignedConvolution, table: np.ndarray, channels_last: bool = False
+    ) -> None:
         super().__init__()
-        self.convolution = convolution
+        self.convolution, self.channels_last = convolution, channels_last
         self.register_table("table", table)
 
     def forward(
@@ -107,6 +110,11 @@ class TabulatedConvolution(TableModule):
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
         factors, rows = split_radial(radial)
+        if self.channels_last:
+            out = self.convolution.channels_last(
+                node_feats, edge_attrs, factors, edge_index, self.table, rows
+            )
+            return out.flatten(1)
         return self.convolution(node_feats, edge_attrs, factors, edge_index, self.table, rows)
 
 
