@@ -112,9 +112,10 @@ class Operator:
         """A pass of tensors that have a kernel.
 
         On the CPU without torch's dispatcher, which takes as long as a small kernel, unless a mode
-        (of ``torch.utils.checkpoint``, of a counter of operations) must see the operator.
+        (of ``torch.utils.checkpoint``, of a counter of operations) must see the operator. A package
+        has no kernels of its own.
         """
-        if not like.is_cpu or torch._C._len_torch_dispatch_stack() > 0:
+        if _IN_PACKAGE or not like.is_cpu or torch._C._len_torch_dispatch_stack() > 0:
             return self.operators[number](*arguments)
         return _differentiable(self, number, self.kernels[number], *arguments)
 

@@ -469,6 +469,10 @@ def test_torchscript_file(torchscript, trained):
         np.testing.assert_array_equal(table, expected)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.7."),
+    reason="AOTInductor of torch 2.7 fixes the number of atoms, of NequIP's own models too",
+)
 def test_aotinductor_file_for_lammps(aotinductor):
     extra = assert_contract(aotinductor, aotinductor.parent, None, 5e-5)
     assert extra["num_types"] == "4"
