@@ -292,7 +292,11 @@ def degrees_of_launches(edge: Edge, words: int) -> list[int]:
 @functools.lru_cache(maxsize=64)
 def text_of(numbers: tuple[int, ...], values: tuple[float, ...]) -> tuple[Edge, str]:
     """What is done for an edge, and source of the kernels of all passes."""
-    edge = Edge(*EdgeConvolution.arguments(list(numbers), list(values)))
+    irreps_in, irreps_out, degrees = EdgeConvolution.arguments(list(numbers), list(values))
+    count = 3 + 2 * (len(irreps_in) + len(irreps_out)) + numbers[-len(degrees) - 1]
+    if values or len(numbers) != count:
+        raise ValueError("too many constants, or too few")
+    edge = Edge(irreps_in, irreps_out, degrees)
     of_x = edge.gradient(edge.x)
     text = source.HEAD + "".join(
         [

@@ -7,6 +7,7 @@ expressions, in reverse, so that each pass writes only its results.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 
@@ -24,9 +25,10 @@ def {name}({pointers}, edges, REAL: tl.constexpr, BLOCK: tl.constexpr):
 """
 
 
-def rotations(expressions: Expressions, numbers: list[int], values: list[float]) -> list[Value]:
+def rotations(
+    expressions: Expressions, numbers: Iterator[int], values: Iterator[float]
+) -> list[Value]:
     """The entries of an edge, from the inputs x0, x1, x2 and ``sign``, that of x1."""
-    numbers, values = iter(numbers), iter(values)
     lmax, mmax = next(numbers), next(numbers)
     one, sign = expressions.constant(1), expressions.input("sign")
     out = [one]
@@ -67,7 +69,10 @@ def rotations(expressions: Expressions, numbers: list[int], values: list[float])
 def text_of(numbers: tuple[int, ...], values: tuple[float, ...]) -> tuple[int, str]:
     """Number of entries of an edge, and source of the three passes."""
     expressions = Expressions()
-    out = rotations(expressions, list(numbers), list(values))
+    numbers_left, values_left = iter(numbers), iter(values)
+    out = rotations(expressions, numbers_left, values_left)
+    if [*numbers_left, *values_left]:
+        raise ValueError("too many constants")
     n = len(out)
     x, v, g = (expressions.inputs(k, c) for k, c in (("x", 3), ("v", 3), ("g", n)))
     first = gradient(out, g, x)
