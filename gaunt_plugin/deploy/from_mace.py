@@ -206,7 +206,9 @@ class _ChannelsLastLinear(torch.nn.Module):
         split = messages.view(messages.shape[0], self.components, -1).split(self.dims, dim=1)
         parts: List[torch.Tensor] = []
         for i, weight in enumerate(self.weights):
-            parts.append(split[i] @ weight)  # nic,cd->nid
+            # In one product of matrices: torch would take one per node.
+            out = split[i].reshape(-1, weight.shape[0]) @ weight
+            parts.append(out.view(-1, self.dims[i], weight.shape[1]))
         return torch.cat(parts, dim=1).flatten(1)
 
 
