@@ -52,7 +52,7 @@ class Row:
     arch: int
     registers: int
     spills: int  # bytes of a thread's local memory
-    shared: int
+    shared: int | None  # bytes
 
 
 @dataclass
@@ -227,8 +227,8 @@ def loop(text, variable):
     return "\n".join(body)
 
 
-def tables(rows):
-    """Markdown: the largest of a pass over its kernels, and the model."""
+def registers(rows):
+    """Markdown: the most of a pass over its kernels."""
     lines = ["| layer | dtype | pass | " + " | ".join(f"sm_{a}" for a in ARCHITECTURES) + " |"]
     lines += ["|---|---|---|" + "---|" * len(ARCHITECTURES)]
     for layer, dtype, number in dict.fromkeys((r.layer, r.dtype, r.number) for r in rows):
@@ -246,22 +246,29 @@ def tables(rows):
                 else "–"
             )
         lines.append(f"| {layer} | {dtype} | {number} | {' | '.join(cells)} |")
-    model = ["| layer | pass | MB | Mflop | warp loads, 10⁶ | µs |", "|---|---|---|---|---|---|"]
+    return "\n".join(lines)
+
+
+def model():
+    """Markdown."""
+    lines = ["| layer | pass | MB | Mflop | warp loads, 10⁶ | µs |", "|---|---|---|---|---|---|"]
     for name in LAYERS:
         for number, text in enumerate(PASSES):
             moved, operations, loads, seconds = modelled(name, number)
-            model.append(
+            lines.append(
                 f"| {name} | {text} | {moved / 1e6:.1f} | {operations / 1e6:.0f} | "
                 f"{loads / 1e6:.1f} | {seconds * 1e6:.0f} |"
             )
-    return "\n".join(lines), "\n".join(model)
+    return "\n".join(lines)
 
 
 def read():
     with TABLE.open(encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        kinds = {f.name: f.type for f in fields(Row)}
-        return [Row(**{k: kinds[k](v) for k, v in row.items()}) for row in rows]
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row |= {k: int(row[k]) for k in ("arch", "registers", "spills")}
+        row["shared"] = int(row["shared"]) if row["shared"] else None
+    return [Row(**row) for row in rows]
 
 
 def main():
@@ -290,7 +297,7 @@ def main():
 
 def write_tables(rows):
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in zip(("registers", "model"), tables(rows)):
+    for name, table in {"registers": registers(rows), "model": model()}.items():
         begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = before + begin + table + end + rest.split(end)[1]

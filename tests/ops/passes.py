@@ -10,9 +10,10 @@ def passes(function, inputs):
     inputs = [t if t.requires_grad else t.clone().requires_grad_() for t in inputs]
     out = function(*inputs)
     torch.manual_seed(1)
-    g = torch.randn_like(out).requires_grad_()
+    # Not randn_like: its numbers depend on the strides, which differ between the two ways.
+    g = torch.randn(out.shape, dtype=out.dtype, device=out.device).requires_grad_()
     first = torch.autograd.grad(out, inputs, g, create_graph=True)
-    v = [torch.randn_like(t) for t in first]
+    v = [torch.randn(t.shape, dtype=t.dtype, device=t.device) for t in first]
     second = torch.autograd.grad(first, [g, *inputs], v, materialize_grads=True)
     return [out, *first, *second]
 

@@ -326,6 +326,8 @@ def test_wrong_calls_name_the_operand(name, number, way):
     with torch.no_grad():
         for k, argument in enumerate(arguments):
             for change, other in wrong(argument).items():
+                if names[k] == "node_feats" and "edge_index" in names and "axis 0" in change:
+                    continue  # fewer nodes: test_edges_out_of_range
                 try:
                     operator(*arguments[:k], other, *arguments[k + 1 :])
                 except ValueError as error:

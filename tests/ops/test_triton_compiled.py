@@ -24,14 +24,9 @@ for row in found:
     assert row.spills <= old.spills == 0, (row, old)
     # Another release of the compiler may need a few registers more.
     assert row.registers <= old.registers + 24, (row, old)
-    assert row.shared <= old.shared, (row, old)
+    assert old.shared is None or row.shared <= old.shared, (row, old)
 """
-LAYERS = [
-    "MACE 256x, frames",
-    "MACE 256x, first convolution (0 → 3)",
-    "MACE 256x, product paper, ν = 3 (3 → 2)",
-    "NequIP 64x, convolution, l ≤ 2",
-]
+LAYERS = ["MACE 256x, convolution (2 → 3)", "MACE 256x, product power, ν = 3 (3 → 2)"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -48,10 +43,7 @@ def test_the_page_shows_the_table():
     """docs/gpu.md is written from docs/gpu/kernels.csv."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import gpu_report as g\n"
-        "registers, model = g.tables(g.read())\n"
-        "page = g.PAGE.read_text(encoding='utf-8')\n"
-        "assert registers in page, 'registers'\n"
-        "assert model in page, 'model'\n"
+        "assert g.registers(g.read()) in g.PAGE.read_text(encoding='utf-8')\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0"}
     done = subprocess.run(

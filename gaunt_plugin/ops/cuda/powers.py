@@ -117,7 +117,7 @@ def layout_of(
         row = harmonics[k * layout.dim_in : (k + 1) * layout.dim_in]
         table += [y * s for y, s in zip(row, of_component)]
         table += weighted_harmonics[k * layout.dim_out : (k + 1) * layout.dim_out]
-    if len(values) != count + len(table):
+    if len(values) != count + pairs * (layout.dim_in + layout.dim_out):
         raise ValueError("too many constants, or too few")
     return layout, tuple(table)
 
