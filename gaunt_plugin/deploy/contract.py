@@ -21,7 +21,9 @@ The description lies beside the program, one TorchScript extra file per entry (t
 One more, ``gaunt_kernels``, may hold the same program a second time, with calls of the compiled
 kernels (operators ``gaunt::...``): for the CPU, where these are registered. Its radial functions
 may be splines in place of the model's networks (``gaunt_radial``): energies and forces differ by
-no more than is said there, and their first derivatives are continuous.
+no more than is said there, and values, first and second derivatives are continuous in all
+distances that the splines hold. A graph with a shorter one is evaluated with the networks: of
+several ranks those without it still read splines.
 An entry added later leaves ``VERSION`` alone; a change that an older reader would get wrong
 raises it.
 """

@@ -186,7 +186,8 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
     networks = []
     for block in blocks:
         if not isinstance(getattr(block, "convolution", None), GroupedConvolution):
-            raise radial.NoTablesError(f"it has a {type(block).__name__}")
+            where = " of a package" if hasattr(block, "convolution") else ""
+            raise radial.NoTablesError(f"it has a {type(block).__name__}{where}")
         for group in block.convolution.groups:
             radial.check_convolution(group)
         networks.append(copy.deepcopy(block.edge_mlp.mlp).double())
