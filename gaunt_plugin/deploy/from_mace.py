@@ -195,6 +195,7 @@ class _ChannelsLastLinear(torch.nn.Module):
         super().__init__()
         self.dims = [ir.dim for _, ir in linear.irreps_in]
         self.components = sum(self.dims)
+        self.channels_in, self.channels_out = linear.irreps_in[0].mul, linear.irreps_out[0].mul
         self.weights = torch.nn.ParameterList()
         shapes = [torch.Size(path.path_shape) for path in linear.instructions]
         parts = linear.weight.detach().split([shape.numel() for shape in shapes])
@@ -203,31 +204,31 @@ class _ChannelsLastLinear(torch.nn.Module):
             self.weights.append(torch.nn.Parameter(weight, requires_grad=False))
 
     def forward(self, messages: torch.Tensor) -> torch.Tensor:
-        split = messages.view(messages.shape[0], self.components, -1).split(self.dims, dim=1)
+        split = messages.view(-1, self.components, self.channels_in).split(self.dims, dim=1)
         parts: List[torch.Tensor] = []
         for i, weight in enumerate(self.weights):
             # In one product of matrices: torch would take one per node.
-            out = split[i].reshape(-1, weight.shape[0]) @ weight
-            parts.append(out.view(-1, self.dims[i], weight.shape[1]))
+            out = split[i].reshape(-1, self.channels_in) @ weight
+            parts.append(out.view(-1, self.dims[i], self.channels_out))
         return torch.cat(parts, dim=1).flatten(1)
 
 
 class _ChannelsFirst(torch.nn.Module):
     """In place of MACE's reshaping of messages: ``[nodes, channels, components]``."""
 
-    def __init__(self, components: int) -> None:
+    def __init__(self, linear: _ChannelsLastLinear) -> None:
         super().__init__()
-        self.components = components
+        self.components, self.channels = linear.components, linear.channels_out
 
     def forward(self, messages: torch.Tensor) -> torch.Tensor:
-        return messages.view(messages.shape[0], self.components, -1).transpose(1, 2)
+        return messages.view(-1, self.components, self.channels).transpose(1, 2)
 
 
 def _keeps_channels_last(block: torch.nn.Module) -> bool:
     """Whether a block does nothing with its messages but a linear layer from irrep to irrep."""
     if "Residual" not in type(block).__name__:
         return False  # its self-connection acts on the messages
-    linear = block.linear
+    linear = block.linear  # one multiplicity before and after it, as Gaunt layers need
     places = [(path.i_in, path.i_out) for path in linear.instructions]
     return (
         places
@@ -295,7 +296,7 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
         block.conv_tp = TabulatedConvolution(block.conv_tp.convolution, next(tables).numpy(), last)
         if last:
             block.linear = _ChannelsLastLinear(block.linear)
-            block.reshape = _ChannelsFirst(block.linear.components)
+            block.reshape = _ChannelsFirst(block.linear)
         block.conv_tp_weights = torch.nn.Identity()
         if hasattr(block, "density_fn"):
             block.density_fn = TabulatedFunctions(next(tables).numpy())
