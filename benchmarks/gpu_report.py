@@ -117,7 +117,7 @@ def launches(case, dtype, number):
         "convolution": lambda: [NODES, width, operands[0].shape[2]],
         "powers": lambda: [*operands[0].shape[:2], width],
     }[name]()
-    arrays = [layer.constants, *operands, *rest]
+    arrays = [layer.constants, *operands, *rest, *[None] * (name == "convolution")]  # no rows
     like = [None if t is None else torch.empty_like(t) for t in operands]
     if number > 0:
         arrays.append(torch.empty(out, dtype=dtype))

@@ -38,8 +38,6 @@ from typing import List, Optional
 
 import torch
 
-from gaunt_plugin.deploy.radial import Tables
-
 VERSION = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _PREFIX = "gaunt_"
@@ -66,6 +64,31 @@ def edge_gradients(
     if gradient is None:
         gradient = torch.zeros_like(vectors)
     return gradient
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is known of a model's tables.
+
+    Attributes:
+        intervals: of the splines.
+        start: the shortest distance, Å.
+        energy_error: largest difference to the networks, eV per atom.
+        force_error: likewise, eV/Å.
+    """
+
+    intervals: int
+    start: float
+    energy_error: float
+    force_error: float
+
+    def summary(self) -> str:
+        """A line about them."""
+        return (
+            f"Radial tables of {self.intervals} intervals from {self.start:g} A: energies within "
+            f"{self.energy_error:.0e} eV per atom and forces within {self.force_error:.0e} eV/A of "
+            "the networks"
+        )
 
 
 @dataclass(frozen=True)

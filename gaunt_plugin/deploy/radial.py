@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Callable, List, Tuple
 
 import torch
 from torch import nn
 
+from gaunt_plugin.deploy.contract import Tables
 from gaunt_plugin.layers import AlignedConvolution
 from gaunt_plugin.layers.convolution.radial_table import RadialTable
 
@@ -25,31 +25,6 @@ ENERGY_BOUND, FORCE_BOUND = 1e-6, 1e-5
 
 class NoTablesError(Exception):
     """Why a model can't have tables."""
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What is known of a model's tables.
-
-    Attributes:
-        intervals: of the splines.
-        start: the shortest distance, Å.
-        energy_error: largest difference to the networks, eV per atom.
-        force_error: likewise, eV/Å.
-    """
-
-    intervals: int
-    start: float
-    energy_error: float
-    force_error: float
-
-    def summary(self) -> str:
-        """A line about them."""
-        return (
-            f"Radial tables of {self.intervals} intervals from {self.start:g} A: energies within "
-            f"{self.energy_error:.0e} eV per atom and forces within {self.force_error:.0e} eV/A of "
-            "the networks"
-        )
 
 
 class TabulatedModel(nn.Module):

@@ -18,10 +18,11 @@ from ..layers import cases
 from ..tolerances import assert_close
 from .passes import assert_same, derivatives, passes
 from .test_kernels import POWERS, many_body, of_all
-from .test_operators import SAMPLES, three_operators, wrong
+from .test_operators import SAMPLES, samples, three_operators, wrong
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+WITHOUT_ROWS = [name for name in SAMPLES if "rows" not in name]  # those are for the CPU's kernel
 KIND = {torch.float64: "program", torch.float32: "program32"}
 
 
@@ -288,7 +289,7 @@ def moved(arguments, way):
 
 
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", WITHOUT_ROWS)
 def test_are_registered_as_torch_wants_them(name, number, way):
     operator, arguments = three_operators(name)[number]
     arguments = moved(arguments, way)
@@ -296,7 +297,7 @@ def test_are_registered_as_torch_wants_them(name, number, way):
     torch.library.opcheck(operator, arguments, test_utils=utils)
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", WITHOUT_ROWS)
 def test_only_what_is_needed(name, way):
     """Each gradient alone is the same as with all others."""
     for operator, arguments in three_operators(name)[1:]:
@@ -316,7 +317,7 @@ def test_only_what_is_needed(name, way):
 
 
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", WITHOUT_ROWS)
 def test_wrong_calls_name_the_operand(name, number, way):
     """Before any kernel starts. What happens to fit (as many edges, nodes) is computed."""
     operator, arguments = three_operators(name)[number]
@@ -353,3 +354,11 @@ def test_status_names_triton(way):
     import triton
 
     assert cuda.status() == f"GPU kernels: triton {triton.__version__}"
+
+
+def test_rows_of_a_table_are_refused(way):
+    """They are for the CPU's kernel; on a GPU layers take the plain form."""
+    arguments = samples()["convolution, rows"]
+    arguments = [a.to(way.name) if isinstance(a, torch.Tensor) else a for a in arguments]
+    with pytest.raises(ValueError, match="rows of a table"):
+        torch.ops.gaunt.convolution(*arguments)
