@@ -376,13 +376,15 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
     edges, numel = D.shape[0], edge.paths * channels
     h = take("weights", (edges, None))
     width = h.shape[1]
-    mixing = optional("mixing", (width, numel))
+    mixing = optional("mixing", (None, numel))
     if mixing is None and width != numel:
         raise ValueError(f"weights must be [{edges}, {numel}], got [{edges}, {width}]")
     index = take("edge_index", (2, edges), torch.int64)
     if arguments.peek() is not None:
         raise ValueError("rows of a table are for the CPU's kernel")
     optional("rows", (edges,))
+    if mixing is not None and len(mixing) != width:
+        raise ValueError(f"mixing must be [{width}, {numel}], got {list(mixing.shape)}")
     of_result = (nodes, edge.dim_out, channels)
     g = vx = vD = vh = v_mixing = None
     if number != launch.FORWARD:
