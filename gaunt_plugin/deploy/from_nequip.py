@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Tuple
 import nequip
 import torch
 from ase.data import chemical_symbols
+from e3nn.o3._irreps import Irreps
 from e3nn.util.jit import compile_mode
 from e3nn.util.jit import script as e3nn_script
 from nequip.data import AtomicDataDict
@@ -20,6 +21,7 @@ from gaunt_plugin.deploy import radial
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
 from gaunt_plugin.layers import GroupedConvolution
 from gaunt_plugin.layers.convolution.radial_table import (
+    RADIAL,
     RadialTable,
     TabulatedGroups,
     join_radial,
@@ -212,6 +214,11 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
         tables = radial.tables_of(table, features, mixings)
     encoding = _TabulatedEncoding(table.double(), types, edge_model.dtype)
     setattr(network, _ENCODING[1], encoding)
+    # What NequIP's modules say of the array that they hand on.
+    for module in out.modules():
+        for irreps in (getattr(module, "irreps_in", None), getattr(module, "irreps_out", None)):
+            if isinstance(irreps, dict) and AtomicDataDict.EDGE_EMBEDDING_KEY in irreps:
+                irreps[AtomicDataDict.EDGE_EMBEDDING_KEY] = Irreps([(RADIAL, (0, 1))])
     setattr(network, _ENCODING[2], _SameData())
     for block, values in zip(blocks, tables):
         block.convolution = TabulatedGroups(block.convolution, values.numpy()).to(edge_model.dtype)

@@ -528,10 +528,8 @@ def test_kernels_of_a_package(packages, single, kernels):
 
 
 def test_torchscript_command_refuses_mode(workshop, single):
-    module = "gaunt_plugin.nequip.torchscript"
-    output = workshop.run(
-        single, module, "out/best.ckpt", "x.nequip.pth", "--mode", "aotinductor", fails=True
-    )
+    arguments = "nequip-torchscript", "out/best.ckpt", "x.nequip.pth", "--mode", "aotinductor"
+    output = workshop.run(single, "gaunt_plugin.cli", *arguments, fails=True)
     assert "leave out --mode" in output
 
 

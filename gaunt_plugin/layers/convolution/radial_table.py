@@ -15,6 +15,8 @@ from gaunt_plugin.ops.tables import TableModule
 
 # Cubic B-splines that are not zero on an interval.
 SPLINES = 4
+# Columns of what join_radial makes.
+RADIAL = SPLINES + 1
 
 
 class RadialTable(TableModule):
