@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from gaunt_plugin.layers import AlignedConvolution
@@ -241,6 +242,30 @@ except (MemoryError, RuntimeError) as error:
 
 
 # Transforms and other kinds of tensors: the plain form, or the same numbers.
+
+
+def test_dispatch_modes_see_the_operators(kernels, calls):
+    """Without one kernels are called directly; the numbers are the same."""
+    layer = AlignedConvolution("2x0e+2x1o", "0e+1o", "2x0e+2x1o")
+    inputs = cases.arguments(layer, cases.inputs(layer))
+
+    def passes():
+        x = inputs[0].clone().requires_grad_()
+        out = layer(x, *inputs[1:])
+        return out, torch.autograd.grad(out.square().sum(), x)[0]
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    seen, expected = [], passes()
+    direct = list(calls)
+    with Seen():
+        found = passes()
+    assert {"gaunt.convolution.default", "gaunt.convolution_backward.default"} <= set(seen)
+    assert calls == 2 * direct
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("name", [*KERNELS, "frames"])
