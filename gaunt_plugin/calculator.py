@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
         f"gaunt_plugin.calculator needs {error.name}: pip install 'gaunt-plugin[ase]'"
     ) from error
 
+from gaunt_plugin.deploy.contract import forces_of
 from gaunt_plugin.deploy.program import Program
 
 
@@ -116,8 +117,6 @@ class GauntCalculator(Calculator):
             energies, gradients = self.program(
                 vectors, index, torch.from_numpy(types).to(device), owned
             )
-            forces = torch.zeros(len(atoms), 3, dtype=torch.float64, device=device)
-            forces.index_add_(0, index[0], gradients)
-            forces.index_add_(0, index[1], gradients, alpha=-1)
+            forces = forces_of(gradients, index, len(atoms))
             strain = torch.einsum("ea,eb->ab", vectors, gradients)
             return tuple(values.cpu().numpy() for values in (energies, forces, strain))

@@ -66,6 +66,13 @@ def edge_gradients(
     return gradient
 
 
+def forces_of(gradients: torch.Tensor, edge_index: torch.Tensor, num_nodes: int) -> torch.Tensor:
+    """Forces ``[N, 3]``, eV/Å: ``F[sender] += g``, ``F[receiver] -= g``."""
+    forces = gradients.new_zeros(num_nodes, 3)
+    forces.index_add_(0, edge_index[0], gradients)
+    return forces.index_add_(0, edge_index[1], gradients, alpha=-1)
+
+
 @dataclass(frozen=True)
 class Tables:
     """What is known of a model's tables.

@@ -285,7 +285,7 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
 
     mixings = []
     for block in exact.interactions:
-        mixings.append(block.conv_tp.weight / block.conv_tp.weight.shape[0] ** 0.5)
+        mixings.append(block.conv_tp.mixing())
         if hasattr(block, "density_fn"):
             mixings.append(torch.eye(1, dtype=torch.float64))
     with torch.no_grad():

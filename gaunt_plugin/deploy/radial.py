@@ -9,7 +9,7 @@ from typing import Callable, List, Tuple
 import torch
 from torch import nn
 
-from gaunt_plugin.deploy.contract import Tables
+from gaunt_plugin.deploy.contract import Tables, forces_of
 from gaunt_plugin.layers import AlignedConvolution
 from gaunt_plugin.layers.convolution.radial_table import RadialTable
 
@@ -75,10 +75,11 @@ def tabulate(
         errors, good = [0.0, 0.0], True
         for graph, energies, gradients in expected:
             found, found_gradients = candidate(*graph)
-            forces = _forces(gradients, graph)
+            index, nodes = graph[1], len(graph[2])
+            forces = forces_of(gradients, index, nodes)
             compared = (
                 (found, energies, ENERGY_BOUND),
-                (_forces(found_gradients, graph), forces, FORCE_BOUND),
+                (forces_of(found_gradients, index, nodes), forces, FORCE_BOUND),
             )
             for k, (a, b, bound) in enumerate(compared):
                 error = (a - b).abs().max().item()
@@ -88,12 +89,6 @@ def tabulate(
         if good:
             return adapter.tabulated(model, intervals), tables
     raise NoTablesError(tables.summary())
-
-
-def _forces(gradients: torch.Tensor, graph: Tuple[torch.Tensor, ...]) -> torch.Tensor:
-    index, nodes = graph[1], len(graph[2])
-    forces = gradients.new_zeros(nodes, 3).index_add(0, index[0], gradients)
-    return forces.index_add(0, index[1], gradients, alpha=-1)
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

@@ -50,6 +50,10 @@ class RadialConvolution(torch.nn.Module):
         self.convolution = convolution
         self.weight = torch.nn.Parameter(torch.randn(width, convolution.weight_numel))
 
+    def mixing(self) -> torch.Tensor:
+        """``[width, weights]``, of which the weights are the product with the hidden features."""
+        return self.weight / self.weight.shape[0] ** 0.5
+
     def forward(
         self,
         node_feats: torch.Tensor,
@@ -57,8 +61,7 @@ class RadialConvolution(torch.nn.Module):
         hidden: torch.Tensor,
         edge_index: torch.Tensor,
     ) -> torch.Tensor:
-        mixing = self.weight / self.weight.shape[0] ** 0.5
-        return self.convolution(node_feats, edge_attrs, hidden, edge_index, mixing)
+        return self.convolution(node_feats, edge_attrs, hidden, edge_index, self.mixing())
 
 
 class HiddenMLP(torch.nn.Module):

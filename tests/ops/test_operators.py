@@ -85,19 +85,23 @@ def test_are_registered_as_torch_wants_them(name, number, kernels):
 def test_only_what_is_needed(name, kernels):
     """Each gradient alone is the same as with all others."""
     for operator, arguments in three_operators(name)[1:]:
-        *rest, needs = arguments
-        every = operator(*arguments)
-        every = [every] if isinstance(every, torch.Tensor) else every
-        first = len(every) - len(needs)
-        for k, there in enumerate(needs):
-            found = operator(*rest, [i == k and there for i in range(len(needs))])
-            found = [found] if isinstance(found, torch.Tensor) else found
-            assert_same(found[:first], every[:first])
-            for i, part in enumerate(found[first:]):
-                if i == k and there:
-                    assert_close(part, every[first + i], "exact")
-                else:
-                    assert part.numel() == 0
+        assert_only_what_is_needed(operator, arguments)
+
+
+def assert_only_what_is_needed(operator, arguments):
+    *rest, needs = arguments
+    every = operator(*arguments)
+    every = [every] if isinstance(every, torch.Tensor) else every
+    first = len(every) - len(needs)
+    for k, there in enumerate(needs):
+        found = operator(*rest, [i == k and there for i in range(len(needs))])
+        found = [found] if isinstance(found, torch.Tensor) else found
+        assert_same(found[:first], every[:first])
+        for i, part in enumerate(found[first:]):
+            if i == k and there:
+                assert_close(part, every[first + i], "exact")
+            else:
+                assert part.numel() == 0
 
 
 def wrong(argument):

@@ -18,7 +18,13 @@ from ..layers import cases
 from ..tolerances import assert_close
 from .passes import assert_same, derivatives, passes
 from .test_kernels import POWERS, many_body, of_all
-from .test_operators import SAMPLES, samples, three_operators, wrong
+from .test_operators import (
+    SAMPLES,
+    assert_only_what_is_needed,
+    samples,
+    three_operators,
+    wrong,
+)
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -301,19 +307,7 @@ def test_are_registered_as_torch_wants_them(name, number, way):
 def test_only_what_is_needed(name, way):
     """Each gradient alone is the same as with all others."""
     for operator, arguments in three_operators(name)[1:]:
-        *rest, needs = moved(arguments, way)
-        every = operator(*rest, needs)
-        every = [every] if isinstance(every, torch.Tensor) else every
-        first = len(every) - len(needs)
-        for k, there in enumerate(needs):
-            found = operator(*rest, [i == k and there for i in range(len(needs))])
-            found = [found] if isinstance(found, torch.Tensor) else found
-            assert_same(found[:first], every[:first])
-            for i, part in enumerate(found[first:]):
-                if i == k and there:
-                    assert_close(part, every[first + i], "exact")
-                else:
-                    assert part.numel() == 0
+        assert_only_what_is_needed(operator, moved(arguments, way))
 
 
 @pytest.mark.parametrize("number", range(3))

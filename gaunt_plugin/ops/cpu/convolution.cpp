@@ -578,9 +578,8 @@ void spread(const Problem<T> &p, const T *factors, const T *of_weights, T *of_mi
 
 // What a call works on; null: left out.
 template <class T> struct Call {
-  int64_t pass, width, mixing_rows;  // width: of the weights, if they are multiplied with mixing
+  int64_t pass, mixing_rows;
   GauntMatmul matmul;
-  const T *mixing, *v_mixing;
   T *value, *of_g, *of_x, *of_entries, *of_weights, *of_mixing;
 };
 
@@ -589,7 +588,7 @@ constexpr int64_t BLOCK = 1 << 19;
 
 template <class T> void run(Problem<T> p, const Call<T> &call) {
   const int64_t numel = p.layout.paths * p.channels;
-  const int64_t edges = p.edges, width = call.width, entries = p.layout.entries;
+  const int64_t edges = p.edges, width = p.width, entries = p.layout.entries;
   const T *const hidden = p.weights, *const v_hidden = p.vw;
   int64_t rows = edges;
   std::vector<T> memory;
@@ -600,7 +599,7 @@ template <class T> void run(Problem<T> p, const Call<T> &call) {
       memory.resize(edges * numel * (call.pass == DOUBLE_BACKWARD ? 2 : 1));
       of_w = memory.data(), of_vw = call.pass == DOUBLE_BACKWARD ? of_w + edges * numel : nullptr;
     }
-  } else if (call.mixing) {
+  } else if (p.mixing) {
     rows = std::max<int64_t>(1, std::min(edges, p.threads * BLOCK / std::max<int64_t>(1, numel)));
     memory.resize(rows * numel * (call.pass == FORWARD ? 1 : call.pass == BACKWARD ? 2 : 4));
     w = memory.data(), of_w = w + rows * numel, vw = of_w + rows * numel, of_vw = vw + rows * numel;
@@ -634,7 +633,7 @@ template <class T> void run(Problem<T> p, const Call<T> &call) {
     part.edges = count, part.senders += begin, part.receivers += begin;
     part.entries += begin * entries;
     if (part.ve) part.ve += begin * entries;
-    if (!call.mixing) {
+    if (!p.mixing) {
       if (call.pass == FORWARD) part.template forward<false>(call.value);
       if (call.pass == BACKWARD)
         part.template gradient<false>(call.of_x, call.of_entries, call.of_weights);
@@ -645,7 +644,7 @@ template <class T> void run(Problem<T> p, const Call<T> &call) {
       continue;
     }
     const T *h = hidden + begin * width;
-    matmul(false, false, count, numel, width, h, call.mixing, w, false);
+    matmul(false, false, count, numel, width, h, p.mixing, w, false);
     part.weights = w;
     if (call.pass == FORWARD) {
       part.template forward<false>(call.value);
@@ -654,18 +653,18 @@ template <class T> void run(Problem<T> p, const Call<T> &call) {
     T *of_h = call.of_weights + begin * width, *of_D = call.of_entries + begin * entries;
     if (call.pass == BACKWARD) {
       part.template gradient<false>(call.of_x, of_D, of_w);
-      matmul(false, true, count, width, numel, of_w, call.mixing, of_h, false);
+      matmul(false, true, count, width, numel, of_w, p.mixing, of_h, false);
       if (call.of_mixing) matmul(true, false, width, numel, count, h, of_w, call.of_mixing, true);
       continue;
     }
     const T *vh = v_hidden + begin * width;
-    matmul(false, false, count, numel, width, vh, call.mixing, vw, false);
-    if (call.v_mixing) matmul(false, false, count, numel, width, h, call.v_mixing, vw, true);
+    matmul(false, false, count, numel, width, vh, p.mixing, vw, false);
+    if (p.v_mixing) matmul(false, false, count, numel, width, h, p.v_mixing, vw, true);
     part.vw = vw;
     part.template forward<true>(call.of_g);
     part.template gradient<true>(call.of_x, of_D, of_w, of_vw);
-    matmul(false, true, count, width, numel, of_w, call.mixing, of_h, false);
-    if (call.v_mixing) matmul(false, true, count, width, numel, of_vw, call.v_mixing, of_h, true);
+    matmul(false, true, count, width, numel, of_w, p.mixing, of_h, false);
+    if (p.v_mixing) matmul(false, true, count, width, numel, of_vw, p.v_mixing, of_h, true);
     if (call.of_mixing) {
       matmul(true, false, width, numel, count, h, of_w, call.of_mixing, true);
       matmul(true, false, width, numel, count, vh, of_vw, call.of_mixing, true);
@@ -727,15 +726,15 @@ void call(int64_t pass, Arguments &arguments, const Layout &layout, int64_t thre
                        std::to_string(width) + " of " + std::to_string(mixing_rows) + " rows");
   Problem<T> p{layout, nodes, edges, channels, threads, index, index + edges, x, D, weights,
                nullptr, nullptr, nullptr, nullptr, rows, width, mixing, nullptr};
-  Call<T> c{pass, width, mixing_rows, matmul, mixing};
+  Call<T> c{pass, mixing_rows, matmul};
   const std::initializer_list<int64_t> of_result = {nodes, layout.dim_out, channels};
   if (pass != FORWARD) p.g = take("grad", of_result);
   if (pass == DOUBLE_BACKWARD) {
     p.vx = take("direction of node_feats", {nodes, layout.dim_in, channels});
     p.ve = take("direction of frames", {edges, layout.entries});
     p.vw = take("direction of weights", {edges, width});
-    p.v_mixing = c.v_mixing = take_optional("direction of mixing", {mixing_rows, numel});
-    if (c.v_mixing && !mixing) throw WrongArgument("direction of mixing without mixing");
+    p.v_mixing = take_optional("direction of mixing", {mixing_rows, numel});
+    if (p.v_mixing && !mixing) throw WrongArgument("direction of mixing without mixing");
   }
   if (pass == FORWARD) c.value = take("result", of_result);
   if (pass == DOUBLE_BACKWARD) c.of_g = take("gradient of grad", of_result);
