@@ -18,6 +18,7 @@ with torch.serialization.safe_globals([slice]):
     # Submodules, as in NequIP: what a packaged model imports goes into the package, and e3nn.o3
     # as a whole does not fit in.
     from e3nn.o3._irreps import Irrep, Irreps
+    from e3nn.o3._wigner import wigner_3j
 
 __all__ = [
     "Function",
@@ -36,6 +37,7 @@ __all__ = [
     "ordered",
     "paths_with_itself",
     "reachable_paths",
+    "wigner_3j",
 ]
 
 # An irrep of a channel: its degree, and whether its parity is pseudo, -(-1)^l.

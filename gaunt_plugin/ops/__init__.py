@@ -2,7 +2,7 @@
 
 Layers call an operation; it alone decides what runs.
 
-* :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`Powers`: with operators ``gaunt::...``
+* :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`PathConvolution`, :class:`Powers`: with operators ``gaunt::...``
   (``_operator``: schema, shapes, derivatives, ``vmap``, autocast), whose kernels lie in ``cpu``
 * :class:`ProjectedPowers` and others without a kernel: ``checkpointing`` makes their intermediates
   again in every pass
@@ -11,13 +11,21 @@ A kernel for another device is one more implementation of the operators
 ``gaunt::NAME``, ``gaunt::NAME_backward`` and ``gaunt::NAME_double_backward``.
 """
 
+from gaunt_plugin.ops.channelwise_convolution import PathConvolution
 from gaunt_plugin.ops.convolution import EdgeConvolution
 from gaunt_plugin.ops.edge_frames import EdgeFrames
 from gaunt_plugin.ops.operation import operators_in_programs
 from gaunt_plugin.ops.powers import Powers, ProjectedPowers
 
-__all__ = ["EdgeConvolution", "EdgeFrames", "Powers", "ProjectedPowers", "operators_in_programs"]
+__all__ = [
+    "EdgeConvolution",
+    "EdgeFrames",
+    "PathConvolution",
+    "Powers",
+    "ProjectedPowers",
+    "operators_in_programs",
+]
 
 # Saved models name their classes. These names stay, whatever file a class lives in.
-for _class in (EdgeConvolution, EdgeFrames, Powers, ProjectedPowers):
+for _class in (EdgeConvolution, EdgeFrames, PathConvolution, Powers, ProjectedPowers):
     _class.__module__ = __name__

@@ -191,7 +191,7 @@ class EdgeConvolution(Operation):
             )
         # Autograd would keep about four arrays of a message's size.
         if checkpointing.pays(4 * edges * self.dim_out * channels):
-            weights = _product(weights, mixing, rows)
+            weights = product_of_weights(weights, mixing, rows)
             sum_messages = checkpointing.Checkpoint(
                 self.messages, self.dim_in * channels, edges=True
             )
@@ -207,7 +207,7 @@ class EdgeConvolution(Operation):
         edge_index: torch.Tensor,
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        weights = _product(weights, mixing, rows)
+        weights = product_of_weights(weights, mixing, rows)
         messages = self.messages(node_feats.index_select(0, edge_index[0]), frames, weights)
         out = torch.zeros(
             [node_feats.shape[0], self.dim_out, node_feats.shape[2]],
@@ -275,7 +275,7 @@ class EdgeConvolution(Operation):
         return counts
 
 
-def _product(
+def product_of_weights(
     weights: torch.Tensor, mixing: Optional[torch.Tensor], rows: Optional[torch.Tensor]
 ) -> torch.Tensor:
     """The weights of all paths."""
