@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
 
+    convert = commands.add_parser(
+        "convert",
+        help="rewrite a trained model of MACE on Gaunt layers, or such a Gaunt model on MACE's own; "
+        "its results stay the same",
+    )
+    convert.add_argument("source", type=Path, help="a .model of MACE, from people you trust")
+    convert.add_argument("target", type=Path, help="the .model to write")
+    convert.set_defaults(run=_convert)
+
     info = commands.add_parser(
         "info", help="describe an exported file; without one: versions, kernels and hardware here"
     )
@@ -104,6 +113,14 @@ def _export(args: argparse.Namespace) -> None:
     print("pair_style gaunt")
     elements = " ".join(about.elements)
     print(f"pair_coeff * * {_quoted(args.output)} {elements}   # one element per atom type")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from gaunt_plugin.deploy.convert import convert
+
+    model = convert(args.source, args.target)
+    kind = "a Gaunt model" if hasattr(model, "cueq_config") else "a model without gaunt_plugin"
+    print(f"Wrote {args.target}: {kind}, {len(model.interactions)} layers")
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from gaunt_plugin.layers.convolution.radial_table import (
     TabulatedFunctions,
     join_radial,
 )
+from gaunt_plugin.mace.channels_last import ChannelsLastConvolution, LayoutLinear
 from gaunt_plugin.mace.scripting import replace_gates
 
 # The models whose energy is a function of edge vectors and elements alone.
@@ -226,9 +227,10 @@ class _ChannelsFirst(torch.nn.Module):
 
 def _keeps_channels_last(block: torch.nn.Module) -> bool:
     """Whether a block does nothing with its messages but a linear layer from irrep to irrep."""
-    if "Residual" not in type(block).__name__:
-        return False  # its self-connection acts on the messages
-    linear = block.linear  # one multiplicity before and after it, as Gaunt layers need
+    linear = block.linear
+    if isinstance(linear, LayoutLinear) or "Residual" not in type(block).__name__:
+        return False  # it does so without our help, or its self-connection acts on the messages
+    # one multiplicity before and after it, as Gaunt layers need
     places = [(path.i_in, path.i_out) for path in linear.instructions]
     return (
         places
@@ -259,7 +261,10 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
     for block in model.interactions:
         if type(block).__name__ not in _TABULATED:
             raise radial.NoTablesError(f"it has a {type(block).__name__}")
-        radial.check_convolution(block.conv_tp.convolution)
+        convolution = block.conv_tp.convolution
+        if isinstance(convolution, ChannelsLastConvolution):
+            convolution = convolution.convolution
+        radial.check_convolution(convolution)
     count = edge_model.num_elements
     typed = hasattr(exact.radial_embedding, "distance_transform")
     cutoffs = [float(exact.r_max)] * (count**2 if typed else 1)

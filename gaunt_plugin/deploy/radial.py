@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gaunt_plugin.deploy.contract import Tables, forces_of
-from gaunt_plugin.layers import AlignedConvolution
+from gaunt_plugin.layers import AlignedConvolution, ChannelwiseConvolution
 from gaunt_plugin.layers.convolution.radial_table import RadialTable
 
 # Å. No structure has such distances; a graph that does is evaluated with the networks.
@@ -124,6 +124,6 @@ def tables_of(
 
 
 def check_convolution(convolution: nn.Module) -> None:
-    """Raise NoTablesError unless it is an AlignedConvolution, which alone takes tables."""
-    if not isinstance(convolution, AlignedConvolution):
+    """Raise NoTablesError unless it is a convolution that takes rows of a table."""
+    if not isinstance(convolution, (AlignedConvolution, ChannelwiseConvolution)):
         raise NoTablesError(f"its convolution is a {type(convolution).__name__}")

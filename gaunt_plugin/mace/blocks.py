@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Optional, Tuple
 
 from mace.modules import blocks as stock
+from mace.modules.irreps_tools import tp_out_irreps_with_instructions
 from mace.modules.wrapper_ops import Linear
 
 import torch
@@ -18,18 +19,20 @@ from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.layers import (
     AlignedConvolution,
+    ChannelwiseConvolution,
     ElementLinear,
     GauntConvolution,
     GauntManyBody,
     GauntSelfmix,
 )
+from gaunt_plugin.mace.channels_last import (
+    ChannelsFirst,
+    ChannelsLastConvolution,
+    LayoutLinear,
+)
 from gaunt_plugin.mace.radial import radial_convolution
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
-
-
-def _with_multiplicity(irreps: o3.Irreps, mul: int) -> o3.Irreps:
-    return o3.Irreps([(mul, ir) for _, ir in irreps])
 
 
 class _GauntInteraction:
@@ -50,32 +53,60 @@ class _GauntInteraction:
                 "leave out --enable_cueq, --only_cueq and --enable_oeq"
             )
         edge_irreps, edge_attrs = o3.Irreps(self.edge_irreps), self.edge_attrs_irreps
-        muls = {mul for mul, _ in edge_irreps}
-        if len(muls) != 1:
-            raise ValueError(
-                "Gaunt interactions need one multiplicity for all edge irreps, got "
-                f"{self.edge_irreps}"
-            )
-        mul = self.convolution_rank * muls.pop()
-        irreps_up = _with_multiplicity(edge_irreps, mul)
-        irreps_mid = _with_multiplicity(o3.Irreps(self.target_irreps), mul)
+        irreps_up = o3.Irreps([(self.convolution_rank * mul, ir) for mul, ir in edge_irreps])
         # A stock convolution with scalars costs nothing to build; it holds the Gaunt one's place.
         self.edge_irreps, self.edge_attrs_irreps = irreps_up, o3.Irreps("0e")
         super()._setup()
         self.edge_irreps, self.edge_attrs_irreps = edge_irreps, edge_attrs
 
         self.conv_fusion = True
-        convolution = _CONVOLUTIONS[self.convolution](irreps_up, edge_attrs, irreps_mid)
+        apart = self.convolution == "channelwise"
+        if apart:
+            irreps_mid, paths = tp_out_irreps_with_instructions(
+                irreps_up, edge_attrs, o3.Irreps(self.target_irreps)
+            )
+            convolution = ChannelsLastConvolution(
+                ChannelwiseConvolution(irreps_up, edge_attrs, irreps_mid, paths)
+            )
+        else:
+            irreps_mid = self._irreps_mid(irreps_up)
+            convolution = _CONVOLUTIONS[self.convolution](irreps_up, edge_attrs, irreps_mid)
         self.conv_tp_weights, self.conv_tp = radial_convolution(self.conv_tp_weights, convolution)
         # MACE reads there how a model was made, and makes all its layers so.
         self.conv_tp_weights.hs = [0, *self.radial_MLP, convolution.weight_numel]
-        # The layer after the convolution, the only one that knows the irreps of messages.
-        name = "linear_1" if hasattr(self, "linear_1") else "linear"
-        irreps_out = getattr(self, name).irreps_out
-        setattr(self, name, Linear(irreps_mid, irreps_out))
+        self._replace_linears(irreps_up, irreps_mid, apart)
         if isinstance(getattr(self, "skip_tp", None), o3.FullyConnectedTensorProduct):
             skip = self.skip_tp
             self.skip_tp = ElementLinear(skip.irreps_in1, skip.irreps_in2, skip.irreps_out)
+
+    def _irreps_mid(self, irreps_up: o3.Irreps) -> o3.Irreps:
+        """Messages, where all irreps have one multiplicity."""
+        muls = {mul for mul, _ in irreps_up}
+        if len(muls) != 1:
+            raise ValueError(
+                f"Gaunt interactions with convolution {self.convolution!r} need one multiplicity "
+                f"for all edge irreps, got {self.edge_irreps}; 'channelwise' takes any"
+            )
+        mul = muls.pop()
+        return o3.Irreps([(mul, ir) for _, ir in o3.Irreps(self.target_irreps)])
+
+    def _replace_linears(self, irreps_up: o3.Irreps, irreps_mid: o3.Irreps, apart: bool) -> None:
+        """The layers before and after the convolution; with paths apart, channels come last."""
+        # Of the messages' irreps only this layer knows.
+        name = "linear_1" if hasattr(self, "linear_1") else "linear"
+        irreps_out = getattr(self, name).irreps_out
+        if not apart:
+            setattr(self, name, Linear(irreps_mid, irreps_out))
+            return
+        self.linear_up = LayoutLinear(self.node_feats_irreps, irreps_up, False, True)
+        # Whether no other layer acts on the messages before the many-body product.
+        last = name == "linear" and "Residual" in type(self).__name__
+        setattr(self, name, LayoutLinear(irreps_mid, irreps_out, True, last))
+        if last:
+            components = sum(ir.dim for _, ir in irreps_out)
+            self.reshape = ChannelsFirst(components, irreps_out[0].mul)
+        if hasattr(self, "linear_res"):
+            self.linear_res = LayoutLinear(irreps_up, self.linear_res.irreps_out, True, False)
 
 
 @compile_mode("script")
@@ -83,7 +114,7 @@ class GauntInteractionBlock(_GauntInteraction, stock.RealAgnosticInteractionBloc
     """A :class:`mace.modules.RealAgnosticInteractionBlock` with a Gaunt convolution.
 
     Args:
-        convolution: ``"aligned"`` or ``"grid"``.
+        convolution: ``"aligned"``, ``"grid"``, or ``"channelwise"``: the stock block's own numbers.
         convolution_rank: channels in the convolution per channel of the model.
         others: as in the stock block.
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from gaunt_plugin import layers
 
 PARAMETRIZATIONS = (*layers.PARAMETRIZATIONS, "stock")
-CONVOLUTIONS = ("aligned", "grid")
+CONVOLUTIONS = ("aligned", "grid", "channelwise")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class GauntConfig:
         antisymmetric: whether ``nested`` products have antisymmetric couplings, which make pseudo
             parity (0o, 1e, ...) from natural parity.
         correlation: factors per product; empty: MACE's ``correlation`` everywhere.
-        convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`) or ``"grid"``
-            (:class:`~gaunt_plugin.layers.GauntConvolution`); used by Gaunt interaction blocks.
+        convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`), ``"grid"``
+            (:class:`~gaunt_plugin.layers.GauntConvolution`) or ``"channelwise"``
+            (:class:`~gaunt_plugin.layers.ChannelwiseConvolution`); used by Gaunt interaction blocks.
         convolution_rank: channels in the convolution per channel of the model.
         selfmix_rank: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` between convolution and
             Gaunt product; 0: none.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from mace.tools import finetuning_utils
 from mace.tools.utils import AtomicNumberTable
 
@@ -9,6 +11,7 @@ import torch
 from e3nn import o3
 
 from gaunt_plugin.layers import ElementLinear
+from gaunt_plugin.mace.convert import to_gaunt
 from gaunt_plugin.mace.models import GauntModel
 
 _stock = finetuning_utils.load_foundations_elements
@@ -24,7 +27,7 @@ def load_foundations_elements(model, model_foundations, table: AtomicNumberTable
 
     Args:
         model: the new model.
-        model_foundations: the model to start from.
+        model_foundations: the model to start from; a stock one is rewritten first.
         table: elements of the new model, a subset of the foundation's.
         options: as in the stock function.
 
@@ -36,6 +39,8 @@ def load_foundations_elements(model, model_foundations, table: AtomicNumberTable
     """
     if not isinstance(model, GauntModel):
         return _stock(model, model_foundations, table, **options)
+    if not isinstance(model_foundations, GauntModel):
+        model_foundations = to_gaunt(model_foundations, logging.info)
     known = [int(z) for z in model_foundations.atomic_numbers]
     missing = [z for z in table.zs if z not in known]
     if missing:

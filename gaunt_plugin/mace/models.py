@@ -60,10 +60,14 @@ class GauntModel:
             self.products[i] = _product(held, config, i, kwargs)
         self.cueq_config = config
         replace_gates(self)
-        basis = self.radial_embedding.bessel_fn
-        if not hasattr(basis, "bessel_weights"):
-            # MACE counts these to save a model, whatever its functions are.
-            basis.bessel_weights = [0.0] * self.radial_embedding.out_dim
+        count_radial_functions(self)
+
+
+def count_radial_functions(model: torch.nn.Module) -> None:
+    """Let MACE describe a model, which counts ``bessel_weights`` whatever its functions are."""
+    basis = model.radial_embedding.bessel_fn
+    if not hasattr(basis, "bessel_weights"):
+        basis.bessel_weights = [0.0] * model.radial_embedding.out_dim
 
 
 def _product(held: torch.nn.Module, config: GauntConfig, i: int, kwargs: dict) -> torch.nn.Module:

@@ -21,6 +21,7 @@ import torch
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import CONVOLUTIONS, PARAMETRIZATIONS, GauntConfig
+from gaunt_plugin.mace.convert import gaunt_config
 from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import MODELS
 from gaunt_plugin.ops import cuda
@@ -187,10 +188,14 @@ def _build_model(args, model_config, model_config_foundation, heads):
             return MODELS[name](**model_config_foundation)
         if _is_stock(args):
             return _stock_build_model(args, model_config, model_config_foundation, heads)
-        raise ValueError(
-            "the foundation model has stock layers, whose weights don't fit Gaunt layers; "
-            "fine-tune it without --plugin gaunt, or start from a Gaunt model"
-        )
+        if args.model != "FoundationMACE":
+            raise ValueError(
+                f"the foundation model has stock layers, and --model {args.model} can't be "
+                "rewritten on Gaunt layers; possible are MACE and ScaleShiftMACE"
+            )
+        config = gaunt_config(model_config_foundation)
+        logging.info(f"Stock foundation model, rewritten on layers {config['cueq_config']}")
+        return MODELS["ScaleShiftMACE"](**config)
     if _is_stock(args):
         return _stock_build_model(args, model_config, model_config_foundation, heads)
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.interpolate import make_lsq_spline
 
-from gaunt_plugin.layers.convolution.aligned import AlignedConvolution
 from gaunt_plugin.layers.convolution.grouped import GroupedConvolution
 from gaunt_plugin.ops.tables import TableModule
 
@@ -88,9 +87,11 @@ class TabulatedConvolution(TableModule):
     """A convolution whose radial weights come from a table.
 
     Args:
-        convolution: the convolution.
+        convolution: an :class:`~gaunt_plugin.layers.AlignedConvolution`, or another one that takes
+            rows of ``mixing``.
         table: coefficients ``[rows, weight_numel]``, see :class:`RadialTable`.
-        channels_last: the result has its numbers in the order ``[component, channel]``.
+        channels_last: the result of an aligned one has its numbers in the order
+            ``[component, channel]``.
 
     Shapes:
         As the convolution, with ``radial [edges, 5]``, the factors and the first row, in the place
@@ -98,7 +99,7 @@ class TabulatedConvolution(TableModule):
     """
 
     def __init__(
-        self, convolution: AlignedConvolution, table: np.ndarray, channels_last: bool = False
+        self, convolution: torch.nn.Module, table: np.ndarray, channels_last: bool = False
     ) -> None:
         super().__init__()
         self.convolution, self.channels_last = convolution, channels_last

@@ -1,0 +1,123 @@
+"""What MACE's blocks need where the channels of features come last."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+import torch
+from e3nn import o3
+from e3nn.util.jit import compile_mode
+
+from gaunt_plugin.layers import ChannelwiseConvolution
+
+
+@compile_mode("script")
+class LayoutLinear(torch.nn.Module):
+    r"""A linear layer between irreps of any multiplicities, for either order of their numbers.
+
+    .. math:: y_{n l m v} = \frac{1}{\sqrt{U_l}} \sum_u W_{l, uv}\, x_{n l m u}
+
+    Each irrep's numbers lie as ``[channels, components]``, e3nn's order, or, where channels come
+    last, as ``[components, channels]``: then the layer is one product of matrices per irrep. Irreps
+    of the result that the input lacks are zero.
+
+    Args:
+        irreps_in: adjacent equal irreps are one.
+        irreps_out: each irrep once.
+        last_in, last_out: whether channels come last before and after the layer.
+
+    Shapes:
+        ``[nodes, irreps_in.dim] -> [nodes, irreps_out.dim]``.
+
+    State dict:
+        ``weight``, with the layout, scale and random numbers of ``o3.Linear``.
+
+    Raises:
+        ValueError: an irrep in two places.
+    """
+
+    def __init__(
+        self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, last_in: bool, last_out: bool
+    ) -> None:
+        super().__init__()
+        self.irreps_in, self.irreps_out = (
+            o3.Irreps(irreps).simplify() for irreps in (irreps_in, irreps_out)
+        )
+        for irreps in (self.irreps_in, self.irreps_out):
+            if len({ir for _, ir in irreps}) != len(irreps):
+                raise ValueError(f"each irrep must be in one place, got {irreps}")
+        self.last_in, self.last_out = last_in, last_out
+        places = {ir: k for k, (_, ir) in enumerate(self.irreps_in)}
+        starts, begin = [], 0
+        for mul, ir in self.irreps_in:
+            starts.append(begin)
+            begin += mul * sum(m for m, other in self.irreps_out if other == ir)
+        # Per irrep of the result: its part of the input, components, channels, weights.
+        self.paths: List[List[int]] = []
+        for mul, ir in self.irreps_out:
+            k = places.get(ir, -1)
+            mul_in, start = (self.irreps_in[k].mul, starts[k]) if k >= 0 else (0, 0)
+            self.paths.append([k, ir.dim, mul_in, mul, start])
+        self.widths: List[int] = [mul * ir.dim for mul, ir in self.irreps_in]
+        self.weight = torch.nn.Parameter(torch.randn(begin))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        split = x.split(self.widths, dim=1)
+        parts: List[torch.Tensor] = []
+        for k, dim, mul_in, mul_out, start in self.paths:
+            if k < 0:
+                parts.append(x.new_zeros([x.shape[0], dim * mul_out]))
+                continue
+            part = split[k]
+            if not self.last_in:
+                part = part.reshape(-1, mul_in, dim).transpose(1, 2)
+            weight = self.weight[start : start + mul_in * mul_out].view(mul_in, mul_out)
+            # In one product of matrices: torch would take one per node.
+            out = (part.reshape(-1, mul_in) @ (weight / mul_in**0.5)).view(-1, dim, mul_out)
+            parts.append((out if self.last_out else out.transpose(1, 2)).flatten(1))
+        return torch.cat(parts, dim=1)
+
+
+@compile_mode("script")
+class ChannelsLastConvolution(torch.nn.Module):
+    """A convolution that takes and returns features whose channels come last.
+
+    Args:
+        convolution: a :class:`~gaunt_plugin.layers.ChannelwiseConvolution`.
+
+    Shapes:
+        As its method ``channels_last``.
+    """
+
+    def __init__(self, convolution: ChannelwiseConvolution) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.weight_numel = convolution.weight_numel
+
+    def forward(
+        self,
+        node_feats: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        weights: torch.Tensor,
+        edge_index: torch.Tensor,
+        mixing: Optional[torch.Tensor] = None,
+        rows: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        return self.convolution.channels_last(
+            node_feats, edge_attrs, weights, edge_index, mixing, rows
+        )
+
+
+class ChannelsFirst(torch.nn.Module):
+    """In place of MACE's reshaping of messages whose channels come last.
+
+    Shapes:
+        ``[nodes, components * channels] -> [nodes, channels, components]``.
+    """
+
+    def __init__(self, components: int, channels: int) -> None:
+        super().__init__()
+        self.components, self.channels = components, channels
+
+    def forward(self, messages: torch.Tensor) -> torch.Tensor:
+        return messages.view(-1, self.components, self.channels).transpose(1, 2)
