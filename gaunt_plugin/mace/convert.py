@@ -11,7 +11,11 @@ import copy
 from collections.abc import Callable
 
 from mace import modules
-from mace.modules.blocks import EquivariantProductBasisBlock, ScaleShiftBlock
+from mace.modules.blocks import (
+    EquivariantProductBasisBlock,
+    RealAgnosticAttResidualInteractionBlock,
+    ScaleShiftBlock,
+)
 from mace.modules.radial import ChebychevBasis, RadialMLP
 from mace.tools.scripts_utils import extract_config_mace_model
 from mace.tools.torch_tools import default_dtype
@@ -55,6 +59,9 @@ def to_gaunt(
     model = _with_scale(model)
     config = _description(model)
     config["correlation"] = [_correlation(product) for product in model.products]
+    for block in model.interactions:
+        if not isinstance(block, RealAgnosticAttResidualInteractionBlock):  # of a fixed size
+            config["radial_MLP"] = list(block.conv_tp_weights.hs[1:-1])
     new = _build(ScaleShiftMACE, gaunt_config(config), model)
     _carry(model, new, report)
     return new
