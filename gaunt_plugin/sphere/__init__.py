@@ -6,7 +6,14 @@ e3nn's component order (``m = -l..l``, polar axis y). Integrals are averages ove
 ``<f> = (1 / 4 pi) int f ds``, under which these harmonics are orthonormal.
 """
 
-from gaunt_plugin.sphere.coupling import antisymmetric, gaunt, nested_terms
+from gaunt_plugin.sphere.coupling import (
+    antisymmetric,
+    gaunt,
+    monomials,
+    nested_polynomials,
+    nested_terms,
+    of_monomials,
+)
 from gaunt_plugin.sphere.fourier import fourier_coefficients, fourier_projection
 from gaunt_plugin.sphere.harmonics import (
     degree_of_component,
@@ -27,7 +34,10 @@ __all__ = [
     "fourier_coefficients",
     "fourier_projection",
     "gaunt",
+    "monomials",
+    "nested_polynomials",
     "nested_terms",
+    "of_monomials",
     "power_rms",
     "quadrature",
     "real_harmonics",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -110,3 +112,58 @@ def nested_terms(degrees: tuple[int, ...], correlation: int, l_out: int) -> tupl
             kept.append((a, b, k, c))
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
     return tuple(kept)
+
+
+def monomials(variables: int, order: int) -> np.ndarray:
+    """Products of ``order`` of the variables: their indices, in increasing order, a row each."""
+    rows = list(itertools.combinations_with_replacement(range(variables), order))
+    return np.array(rows, dtype=np.int64).reshape(-1, order)
+
+
+def of_monomials(tensor: np.ndarray, order: int) -> np.ndarray:
+    """Coefficients of :func:`monomials`, from those of all products in any order of the factors.
+
+    ``[variables, ..., variables, *rest] -> [monomials, *rest]``, with ``order`` first axes.
+    """
+    rows = monomials(tensor.shape[0], order)
+    permutations = list(itertools.permutations(range(order)))
+    total = sum(tensor[tuple(rows[:, p].T)] for p in permutations)
+    # x_i x_i x_j has 3 permutations that differ, not 6.
+    same = sum((rows[:, p] == rows).all(1) for p in permutations)
+    return total / same.reshape(-1, *[1] * (tensor.ndim - order))
+
+
+@lru_cache(maxsize=256)
+def nested_polynomials(degrees: tuple[int, ...], correlation: int, l_out: int) -> np.ndarray:
+    """The terms of :func:`nested_terms` as polynomials of the components of A.
+
+    Each product is scaled so that independent unit normal factors give components of variance 1.
+
+    Returns:
+        Read-only array ``[terms, 2 l_out + 1, monomials]``, float64, of
+        :func:`monomials` of the components of all degrees, in their order.
+    """
+    ends = np.cumsum([2 * l + 1 for l in degrees])
+    where = {l: slice(end - 2 * l - 1, end) for l, end in zip(degrees, ends)}
+    out = []
+    for term in nested_terms(degrees, correlation, l_out):
+        tensor = np.zeros((*[ends[-1]] * correlation, 2 * l_out + 1))
+        if correlation == 1:
+            tensor[where[l_out]] = np.eye(2 * l_out + 1)
+        elif correlation == 2:
+            tensor[where[term[0]], where[term[1]]] = _unit_gaunt(*term, l_out)
+        else:
+            a, b, k, c = term
+            inner, outer = _unit_gaunt(a, b, k), _unit_gaunt(k, c, l_out)
+            tensor[where[a], where[b], where[c]] = np.tensordot(inner, outer, 1)
+        out.append(of_monomials(tensor, correlation).T)
+    count = len(monomials(ends[-1], correlation))
+    polynomials = np.array(out).reshape(-1, 2 * l_out + 1, count)
+    polynomials.setflags(write=False)
+    return polynomials
+
+
+def _unit_gaunt(a: int, b: int, k: int) -> np.ndarray:
+    """Gaunt coefficients scaled so that unit normal factors give components of variance 1."""
+    table = gaunt(a, b, k)
+    return table * math.sqrt((2 * k + 1) / np.sum(table**2))

@@ -9,7 +9,10 @@ from gaunt_plugin.sphere import (
     coupling_count,
     coupling_norm,
     gaunt,
+    monomials,
+    nested_polynomials,
     nested_terms,
+    of_monomials,
     quadrature,
     real_harmonics,
     surface_gradients,
@@ -195,3 +198,40 @@ def test_coupling_count_is_the_number_of_chains(degrees, correlation):
     for l_out in range(4):
         expected = len(chains(degrees, correlation, l_out))
         assert coupling_count(degrees, correlation, l_out) == expected
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_polynomials_of_a_tensor(order):
+    """The same values, of a tensor without symmetry."""
+    rng = np.random.default_rng(0)
+    tensor, x = rng.standard_normal((*[4] * order, 2)), rng.standard_normal(4)
+    value = tensor
+    for _ in range(order):
+        value = np.tensordot(x, value, 1)
+    rows = monomials(4, order)
+    assert len(rows) == {1: 4, 2: 10, 3: 20}[order]
+    assert_close(x[rows].prod(1) @ of_monomials(tensor, order), value, "oracle")
+
+
+@pytest.mark.parametrize("l_out", [0, 1, 2])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_nested_polynomials_are_the_nested_terms(order, l_out):
+    degrees = (0, 1, 3)
+    rng = np.random.default_rng(0)
+    parts = {l: rng.standard_normal(2 * l + 1) for l in degrees}
+    values = np.concatenate(list(parts.values()))[monomials(11, order)].prod(1)
+    terms, polynomials = (
+        nested_terms(degrees, order, l_out),
+        nested_polynomials(degrees, order, l_out),
+    )
+    assert len(polynomials) == len(terms)
+    for term, polynomial in zip(terms, polynomials, strict=True):
+        expected = parts[term[0]]
+        steps = (*term[1:], l_out) if order > 1 else ()
+        l = term[0]
+        for factor, k in zip(steps[::2], steps[1::2], strict=True):
+            table = gaunt(l, factor, k)
+            table = table * np.sqrt((2 * k + 1) / (table**2).sum())
+            expected = np.einsum("i,j,ijk->k", expected, parts[factor], table)
+            l = k
+        assert_close(polynomial @ values, expected, "oracle")

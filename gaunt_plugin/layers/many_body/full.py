@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -12,13 +12,28 @@ from gaunt_plugin.layers.irreps import Function, Irreps, is_pseudo
 from gaunt_plugin.layers.many_body.parametrization import Parametrization
 from gaunt_plugin.layers.many_body.weights import GAIN_OUT, element_weights
 from gaunt_plugin.ops.tables import TableModule
-from gaunt_plugin.sphere import coupling_count, gaunt, nested_terms
+from gaunt_plugin.sphere import coupling_count, gaunt, nested_polynomials, nested_terms
 
 
 def _unit_gaunt(a: int, b: int, k: int) -> np.ndarray:
     """Gaunt coefficients scaled so that unit normal factors give components of variance 1."""
     table = gaunt(a, b, k)
     return table * math.sqrt((2 * k + 1) / np.sum(table**2))
+
+
+def full_polynomials(degrees_in: Tuple[int, ...], order: int, l_out: int) -> np.ndarray:
+    """Terms of ``full`` of one order to one degree, per unit of their weights.
+
+    Path weights of MACE have variance 1/P^2 and there are P paths; here there are fewer terms.
+
+    Returns:
+        ``[terms, 2 l_out + 1, monomials]`` as :func:`gaunt_plugin.sphere.nested_polynomials`.
+    """
+    polynomials = nested_polynomials(degrees_in, order, l_out)
+    if order == 1:
+        return polynomials
+    paths = coupling_count(degrees_in, order, l_out)
+    return polynomials * GAIN_OUT / math.sqrt(max(1, paths * len(polynomials)))
 
 
 def _component_slices(degrees) -> list[slice]:
