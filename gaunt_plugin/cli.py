@@ -59,8 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser(
         "convert",
-        help="rewrite a trained model of MACE on Gaunt layers, or such a Gaunt model on MACE's own; "
-        "its results stay the same",
+        help="rewrite a trained model of MACE on Gaunt layers, with the same results, or back",
     )
     convert.add_argument("source", type=Path, help="a .model of MACE, from people you trust")
     convert.add_argument("target", type=Path, help="the .model to write")

@@ -30,7 +30,8 @@ class GauntConfig:
         correlation: factors per product; empty: MACE's ``correlation`` everywhere.
         convolution: ``"aligned"`` (:class:`~gaunt_plugin.layers.AlignedConvolution`), ``"grid"``
             (:class:`~gaunt_plugin.layers.GauntConvolution`) or ``"channelwise"``
-            (:class:`~gaunt_plugin.layers.ChannelwiseConvolution`); used by Gaunt interaction blocks.
+            (:class:`~gaunt_plugin.layers.ChannelwiseConvolution`: stock's own numbers); used by
+            Gaunt interaction blocks.
         convolution_rank: channels in the convolution per channel of the model.
         selfmix_rank: rank of a :class:`~gaunt_plugin.layers.GauntSelfmix` between convolution and
             Gaunt product; 0: none.

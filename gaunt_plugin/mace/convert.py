@@ -48,8 +48,8 @@ def to_gaunt(
     """A stock model on Gaunt layers, with the same energies, forces and stress to rounding.
 
     Args:
-        model: a ``ScaleShiftMACE``, or a ``MACE``, which becomes one with scale 1 and shift 0; stays
-            as it is.
+        model: a ``ScaleShiftMACE``, or a ``MACE``, which becomes one with scale 1 and shift 0;
+            stays as it is.
         report: called with a line before what takes long.
 
     Raises:
@@ -109,9 +109,7 @@ def gaunt_config(config: dict) -> dict:
     for name in ("interaction_cls", "interaction_cls_first"):
         stock = config[name].__name__
         if stock not in _GAUNT:
-            raise ConversionError(
-                f"its interactions are {stock}; possible are {', '.join(_GAUNT)}"
-            )
+            raise ConversionError(f"its interactions are {stock}; possible are {', '.join(_GAUNT)}")
         config[name] = INTERACTIONS[_GAUNT[stock]]
     config["cueq_config"] = GauntConfig(
         parametrization=("full",), correlation=orders, convolution=("channelwise",)
@@ -144,7 +142,9 @@ def _check_stock(model: torch.nn.Module) -> None:
     hidden = model.products[0].linear.irreps_out
     last = model.products[-1].linear.irreps_out
     if len(kinds) > 1 and str(last) != str(hidden[:1]):
-        raise ConversionError(f"its last layer has features {last}, and MACE's tools know scalars only")
+        raise ConversionError(
+            f"its last layer has features {last}, and MACE's tools know scalars only"
+        )
     for product in model.products:
         for irreps in (product.symmetric_contractions.irreps_in, product.linear.irreps_out):
             if any(is_pseudo(ir) for _, ir in irreps):
@@ -293,7 +293,11 @@ def _compare(old: torch.nn.Module, new: torch.nn.Module) -> None:
         _check_close(f"interaction {i + 1}", found, expected)
     for i, (source, target) in enumerate(zip(old.products, new.products)):
         irreps = source.symmetric_contractions.irreps_in
-        arguments = (normal(nodes, irreps[0].mul, sum(ir.dim for _, ir in irreps)), None, node_attrs)
+        arguments = (
+            normal(nodes, irreps[0].mul, sum(ir.dim for _, ir in irreps)),
+            None,
+            node_attrs,
+        )
         expected, found = (block(*arguments) for block in (source, target))
         _check_close(f"product {i + 1}", found, expected)
 

@@ -43,9 +43,10 @@ def make_model(
         own = {
             "MLP_irreps": o3.Irreps(f"{4 * n}x0e"),
             "heads": list(heads),
-            "atomic_inter_scale": np.linspace(1.0, 2.0, n),
-            "atomic_inter_shift": np.linspace(0.1, 0.3, n),
         }
+        if cls is not modules.MACE:
+            own["atomic_inter_scale"] = np.linspace(1.0, 2.0, n)
+            own["atomic_inter_shift"] = np.linspace(0.1, 0.3, n)
     options = {
         "atomic_energies": np.outer(np.arange(1, n + 1), [-1.0, -2.0, -3.0]),
         "radial_MLP": [8],
