@@ -142,9 +142,7 @@ def _check_stock(model: torch.nn.Module) -> None:
     hidden = model.products[0].linear.irreps_out
     last = model.products[-1].linear.irreps_out
     if len(kinds) > 1 and str(last) != str(hidden[:1]):
-        raise ConversionError(
-            f"its last layer has features {last}, and MACE's tools know scalars only"
-        )
+        raise ConversionError(f"its last layer has features {last}; possible are scalars")
     for product in model.products:
         for irreps in (product.symmetric_contractions.irreps_in, product.linear.irreps_out):
             if any(is_pseudo(ir) for _, ir in irreps):
@@ -293,11 +291,8 @@ def _compare(old: torch.nn.Module, new: torch.nn.Module) -> None:
         _check_close(f"interaction {i + 1}", found, expected)
     for i, (source, target) in enumerate(zip(old.products, new.products)):
         irreps = source.symmetric_contractions.irreps_in
-        arguments = (
-            normal(nodes, irreps[0].mul, sum(ir.dim for _, ir in irreps)),
-            None,
-            node_attrs,
-        )
+        messages = normal(nodes, irreps[0].mul, sum(ir.dim for _, ir in irreps))
+        arguments = (messages, None, node_attrs)
         expected, found = (block(*arguments) for block in (source, target))
         _check_close(f"product {i + 1}", found, expected)
 

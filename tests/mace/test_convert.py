@@ -21,7 +21,7 @@ from gaunt_plugin.mace.convert import ConversionError, to_gaunt, to_stock
 from gaunt_plugin.mace.models import ScaleShiftMACE
 from gaunt_plugin.mace.weights import load_weights, save_weights
 
-from .building import KEYS, crystal, evaluate, make_batch, make_model, molecule
+from .building import KEYS, crystal, make_batch, make_model, molecule
 from .test_flags import EMBEDDING
 
 PLAIN, RESIDUAL = "RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"
