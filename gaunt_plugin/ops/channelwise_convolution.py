@@ -110,7 +110,7 @@ class PathConvolution(EdgeSum):
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         if torch.jit.is_scripting():
-            if self.in_programs:
+            if self.in_programs and not node_feats.is_cuda:
                 return torch.ops.gaunt.channelwise_convolution(
                     node_feats,
                     harmonics,

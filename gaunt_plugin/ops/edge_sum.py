@@ -44,7 +44,7 @@ class EdgeSum(Operation):
     ) -> torch.Tensor:
         edges = edge_index.shape[1]
         if recording():
-            if self.in_programs:
+            if self.in_programs and (self.on_gpus or not node_feats.is_cuda):
                 edge_index = edge_index.to(torch.int64)
                 return self.operator(
                     node_feats,

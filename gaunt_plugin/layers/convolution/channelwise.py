@@ -19,7 +19,8 @@ class ChannelwiseConvolution(Convolution):
     and channel u
 
     .. math:: M_{i, p, m_3, u} = a_p \sum_j w_{ij, p, u} \sum_{m_1 m_2}
-       C^{l_1 l_2 l_3}_{m_1 m_2 m_3}\, Y_{l_2 m_2}(\hat r_{ij})\, x_{j, l_1 m_1, u}, \qquad a_p = \sqrt{2 l_3 + 1}
+       C^{l_1 l_2 l_3}_{m_1 m_2 m_3}\, Y_{l_2 m_2}(\hat r_{ij})\, x_{j, l_1 m_1, u},
+       \qquad a_p = \sqrt{2 l_3 + 1}
 
     with e3nn's ``wigner_3j`` C, whose signs are those of the installed release. These are the
     numbers of ``TensorProduct(irreps_in, irreps_edge, irreps_out, instructions,
