@@ -13,6 +13,10 @@ is used.
 * ``gaunt_plugin.cli``: the command ``gaunt``
 """
 
+from gaunt_plugin import _nequip_hook
+
 __version__ = "0.2.0"
 
 __all__ = ["__version__"]
+
+_nequip_hook.install()

@@ -179,16 +179,20 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     )
     @classmethod
     def enable_GauntKernels(cls, model):  # noqa: N802 (as NequIP names modifiers)
-        """Let a compiled model call the kernels of ``gaunt build kernels``.
+        """Let a model call the kernels of ``gaunt build kernels``, compiled or not.
 
-        The file then needs gaunt_plugin with built kernels wherever it is loaded; NequIP imports
-        what it needs. Elsewhere than on the CPU it is as without.
+        Stock blocks get them, too: see :mod:`gaunt_plugin.nequip.stock`. A compiled file then needs
+        gaunt_plugin with built kernels wherever it is loaded; NequIP imports what it needs.
+        Elsewhere than on the CPU it is as without.
         """
         if kernels() is None:
             raise ValueError(
                 "enable_GauntKernels needs gaunt_plugin with its CPU kernels here: "
                 "run gaunt build kernels (and leave GAUNT_KERNELS=0 away)"
             )
+        from gaunt_plugin.nequip.stock import replace_stock
+
+        replace_stock(model)
         operators_in_programs(model)
         for module in model.modules():
             if isinstance(module, cls):

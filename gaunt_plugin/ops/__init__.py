@@ -2,8 +2,9 @@
 
 Layers call an operation; it alone decides what runs.
 
-* :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`PathConvolution`, :class:`Powers`: with operators ``gaunt::...``
-  (``_operator``: schema, shapes, derivatives, ``vmap``, autocast), whose kernels lie in ``cpu``
+* :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`PathConvolution`, :class:`Powers`: with
+  operators ``gaunt::...`` (``_operator``: schema, shapes, derivatives, ``vmap``, autocast), whose
+  kernels lie in ``cpu``
 * :class:`ProjectedPowers` and others without a kernel: ``checkpointing`` makes their intermediates
   again in every pass
 

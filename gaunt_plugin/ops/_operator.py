@@ -32,7 +32,7 @@ from gaunt_plugin.ops.recording import recording
 # A package of NequIP holds a copy of this code; the operators are the installed gaunt_plugin's.
 _IN_PACKAGE = __name__.startswith("<torch_package")
 # Another one when schemas or constants change.
-INTERFACE = 2
+INTERFACE = 3
 _LIBRARY = None if _IN_PACKAGE else torch.library.Library("gaunt", "FRAGMENT")
 
 
@@ -72,6 +72,7 @@ class Operator:
         plain: makes the plain form from the constants and a tensor of the dtype and the device: a
             differentiable function of the operands and the indices.
         indices: names of the arrays of indices that follow the operands; ``?`` as there.
+        devices: that have kernels.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Operator:
         shape: Callable,
         plain: Callable,
         indices: Sequence[str] = (),
+        devices: Sequence[str] = ("CPU", "CUDA"),
     ) -> None:
         self.name, self.count, self.first = name, len(operands), operands[0]
         self.axes, self.shape, self.plain = axes, shape, plain
@@ -98,7 +100,7 @@ class Operator:
             f"{', '.join(arguments)}, bool[] needs) -> {_tensors(1 + self.count)}",
         ]
         if not _IN_PACKAGE:
-            self._register()
+            self._register(devices)
 
     def __call__(self, *arguments) -> torch.Tensor:
         """With the operands, edge_index if there is one, constants and width."""
@@ -259,7 +261,7 @@ class Operator:
 
     # What torch is told.
 
-    def _register(self) -> None:
+    def _register(self, devices: Sequence[str]) -> None:
         if hasattr(torch.ops.gaunt, self.name) and library() is None:
             return  # pair_style gaunt, in this process, has kernels; there are none here
         fakes = self._fake_forward, self._fake_backward, self._fake_double_backward
@@ -268,7 +270,7 @@ class Operator:
             # That of pair_style gaunt knows no second derivatives: ours take its place.
             if not hasattr(torch.ops.gaunt, name):
                 _LIBRARY.define(name + self.schemas[number])
-            for device in ("CPU", "CUDA"):
+            for device in devices:
                 _LIBRARY.impl(name, self.kernels[number], device)
             below = functools.partial(self._below_autograd, number)
             differentiable = functools.partial(_differentiable, self, number, below)

@@ -7,18 +7,16 @@ from typing import List, Optional, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.ops import checkpointing
-from gaunt_plugin.ops._operator import Operator, has_kernel
-from gaunt_plugin.ops.convolution import STORED, product_of_weights
-from gaunt_plugin.ops.operation import Operation, plain_of
-from gaunt_plugin.ops.recording import recording
+from gaunt_plugin.ops._operator import Operator
+from gaunt_plugin.ops.edge_sum import EdgeSum
+from gaunt_plugin.ops.operation import plain_of
 from gaunt_plugin.ops.tables import pack
 
 # Component of the features, of the harmonics and of the result, and the coefficient.
 Term = Tuple[int, int, int, float]
 
 
-class PathConvolution(Operation):
+class PathConvolution(EdgeSum):
     r"""Features of the senders coupled with harmonics of the edges, summed at the receivers.
 
     .. math:: M_{i, p, m_3, u} = \sum_j w_{ij, p, u} \sum_{m_1 m_2} C^p_{m_1 m_2 m_3}\,
@@ -36,9 +34,9 @@ class PathConvolution(Operation):
         terms: per path the coefficients that are not zero.
 
     Shapes:
-        ``node_feats [nodes, dim_in]``, ``harmonics [edges, dim_edge]``, ``weights [edges, numel]``
-        ordered ``[path, channel]``, ``mixing``, ``edge_index`` and ``rows`` as in
-        :class:`~gaunt_plugin.ops.EdgeConvolution` -> ``[nodes, dim_out]``.
+        As :class:`~gaunt_plugin.ops.edge_sum.EdgeSum`, of ``node_feats [nodes, dim_in]``,
+        ``harmonics [edges, dim_edge]`` and ``numel`` weights ordered ``[path, channel]``
+        -> ``[nodes, dim_out]``.
     """
 
     def __init__(
@@ -111,28 +109,25 @@ class PathConvolution(Operation):
         edge_index: torch.Tensor,
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        return self.plain(node_feats, harmonics, weights, mixing, edge_index, rows)
-
-    def plain(
-        self,
-        node_feats: torch.Tensor,
-        harmonics: torch.Tensor,
-        weights: torch.Tensor,
-        mixing: Optional[torch.Tensor],
-        edge_index: torch.Tensor,
-        rows: Optional[torch.Tensor] = None,
-    ) -> torch.Tensor:
-        weights = product_of_weights(weights, mixing, rows)
-        messages = self.messages(node_feats.index_select(0, edge_index[0]), harmonics, weights)
-        out = torch.zeros(
-            [node_feats.shape[0], self.dim_out], dtype=messages.dtype, device=messages.device
-        )
-        return out.index_add(0, edge_index[1], messages).index_select(1, self.order)
+        if torch.jit.is_scripting():
+            if self.in_programs and not node_feats.is_cuda:
+                return torch.ops.gaunt.channelwise_convolution(
+                    node_feats,
+                    harmonics,
+                    weights,
+                    mixing,
+                    edge_index,
+                    rows,
+                    self.constants,
+                    self.dim_out,
+                )
+            return self.plain(node_feats, harmonics, weights, mixing, edge_index, rows)
+        return self._python(node_feats, harmonics, weights, mixing, edge_index, rows)
 
     def messages(
         self, sender_feats: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
-        """Messages ``[edges, dim_out]`` of the senders' features, ordered ``[block, path, ...]``."""
+        """Messages ``[edges, dim_out]`` of the senders' features, block of these by block."""
         edges = sender_feats.shape[0]
         matrices = (harmonics @ self.couplings).split(self.sizes, dim=1)
         features = sender_feats.split(self.widths, dim=1)
@@ -146,3 +141,17 @@ class PathConvolution(Operation):
                 for k, p in enumerate(paths):
                     parts.append((coupled[k] * of_paths[p].unsqueeze(1)).flatten(1))
         return torch.cat(parts, dim=1)
+
+    def arranged(self, out: torch.Tensor) -> torch.Tensor:
+        return out.index_select(1, self.order)
+
+
+PathConvolution.operator = Operator(
+    "channelwise_convolution",
+    ["node_feats", "harmonics", "weights", "mixing?"],
+    2,
+    lambda node_feats, width: [node_feats.shape[0], width],
+    plain_of(PathConvolution),
+    indices=["edge_index", "rows?"],
+    devices=("CPU",),
+)

@@ -7,18 +7,14 @@ from typing import List, Optional, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.ops import checkpointing
-from gaunt_plugin.ops._operator import Operator, has_kernel
+from gaunt_plugin.ops._operator import Operator
 from gaunt_plugin.ops.edge_frames import frame_layout
-from gaunt_plugin.ops.operation import Operation, plain_of
-from gaunt_plugin.ops.recording import recording
+from gaunt_plugin.ops.edge_sum import EdgeSum
+from gaunt_plugin.ops.operation import plain_of
 from gaunt_plugin.ops.tables import pack
 
-# Fewer radial weights than these are stored for all edges: making them again takes longer.
-STORED = 1 << 22
 
-
-class EdgeConvolution(Operation):
+class EdgeConvolution(EdgeSum):
     r"""Messages of all edges, made in the frame of each, summed at the receivers.
 
     .. math:: M_{i,l_3} = \sum_j D^{l_3} \, \Big[ n_{l_3} \Big( \sum_{l_1}
@@ -39,14 +35,13 @@ class EdgeConvolution(Operation):
         norm: ``n`` per irrep of the result; 0 if no feature reaches it.
 
     Shapes:
-        ``node_feats [nodes, components, channels]``, ``frames [edges, entries]`` (of
-        :class:`~gaunt_plugin.ops.EdgeFrames`; harmonics where all features are scalars),
-        ``weights [edges, paths * channels]``, or ``weights [edges, width]`` and
-        ``mixing [width, paths * channels]``, whose product they then are,
-        ``edge_index [2, edges]``: senders and receivers,
-        ``rows [edges]`` (int64): the weights of an edge are the product with the ``width`` rows of
-        a larger ``mixing`` that begin there -> ``[nodes, components, channels]``.
+        As :class:`~gaunt_plugin.ops.edge_sum.EdgeSum`, of ``node_feats [nodes, components,
+        channels]``, ``frames [edges, entries]`` (of :class:`~gaunt_plugin.ops.EdgeFrames`;
+        harmonics where all features are scalars) and ``paths * channels`` weights
+        -> ``[nodes, components, channels]``.
     """
+
+    on_gpus = True
 
     def __init__(
         self,
@@ -154,68 +149,6 @@ class EdgeConvolution(Operation):
             return self.plain(node_feats, frames, weights, mixing, edge_index, rows)
         return self._python(node_feats, frames, weights, mixing, edge_index, rows)
 
-    @torch.jit.unused
-    def _python(
-        self,
-        node_feats: torch.Tensor,
-        frames: torch.Tensor,
-        weights: torch.Tensor,
-        mixing: Optional[torch.Tensor],
-        edge_index: torch.Tensor,
-        rows: Optional[torch.Tensor] = None,
-    ) -> torch.Tensor:
-        edges, channels = edge_index.shape[1], node_feats.shape[2]
-        if recording():
-            if self.in_programs:
-                edge_index = edge_index.to(torch.int64)
-                return self.operator(
-                    node_feats,
-                    frames,
-                    weights,
-                    mixing,
-                    edge_index,
-                    rows,
-                    self.constants,
-                    self.dim_out,
-                )
-        # The GPU's kernel has no rows yet.
-        elif (rows is None or node_feats.is_cpu) and has_kernel(
-            node_feats, frames, weights, mixing, edge_index, rows
-        ):
-            stored = edges * self.paths * channels < STORED
-            if mixing is not None and rows is None and stored:
-                weights, mixing = weights @ mixing, None
-            edge_index = edge_index.to(torch.int64)
-            return self.operator.eagerly(
-                node_feats, frames, weights, mixing, edge_index, rows, self.constants, self.dim_out
-            )
-        # Autograd would keep about four arrays of a message's size.
-        if checkpointing.pays(4 * edges * self.dim_out * channels):
-            weights = product_of_weights(weights, mixing, rows)
-            sum_messages = checkpointing.Checkpoint(
-                self.messages, self.dim_in * channels, edges=True
-            )
-            return sum_messages(node_feats, frames, weights, *edge_index)
-        return self.plain(node_feats, frames, weights, mixing, edge_index, rows)
-
-    def plain(
-        self,
-        node_feats: torch.Tensor,
-        frames: torch.Tensor,
-        weights: torch.Tensor,
-        mixing: Optional[torch.Tensor],
-        edge_index: torch.Tensor,
-        rows: Optional[torch.Tensor] = None,
-    ) -> torch.Tensor:
-        weights = product_of_weights(weights, mixing, rows)
-        messages = self.messages(node_feats.index_select(0, edge_index[0]), frames, weights)
-        out = torch.zeros(
-            [node_feats.shape[0], self.dim_out, node_feats.shape[2]],
-            dtype=messages.dtype,
-            device=messages.device,
-        )
-        return out.index_add(0, edge_index[1], messages)
-
     def messages(
         self, sender_feats: torch.Tensor, frames: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
@@ -273,20 +206,6 @@ class EdgeConvolution(Operation):
                 turned = self.senders[m][1 - kind] if m > 0 else 0
                 counts.append(receivers * (self.senders[m][kind] + turned))
         return counts
-
-
-def product_of_weights(
-    weights: torch.Tensor, mixing: Optional[torch.Tensor], rows: Optional[torch.Tensor]
-) -> torch.Tensor:
-    """The weights of all paths."""
-    if mixing is None:
-        return weights
-    if rows is None:
-        return weights @ mixing
-    out = weights[:, :1] * mixing.index_select(0, rows)
-    for q in range(1, weights.shape[1]):
-        out = out + weights[:, q : q + 1] * mixing.index_select(0, rows + q)
-    return out
 
 
 def sources_of(inputs: List[Tuple[int, bool]], pseudo: bool, m: int) -> List[int]:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution, GauntManyBody
-from gaunt_plugin.ops import EdgeFrames
-from gaunt_plugin.ops import convolution as ops_convolution
+from gaunt_plugin.ops import EdgeFrames, edge_sum
 
 from ..layers import cases
 from ..layers.test_derivatives import function_and_inputs
@@ -180,7 +179,7 @@ def test_threads_give_the_same_numbers(name, threads, kernels):
 @pytest.mark.parametrize(("nodes", "edges"), [(0, 0), (1, 0), (3, 0), (1, 2)])
 @pytest.mark.parametrize("mixed", [True, False])
 def test_few_nodes_and_edges(nodes, edges, mixed, kernels, calls, monkeypatch):
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     layer = cases.BUILD["aligned"]()
     x, vectors, weights, index = cases.inputs(layer, nodes=max(nodes, 1), edges=edges)
     inputs = [x[:nodes], vectors, weights]
@@ -268,7 +267,7 @@ def test_mixing_is_a_product_of_matrices(name):
 @pytest.mark.parametrize("name", ALIGNED)
 def test_mixing(name, stored, kernels, calls, monkeypatch):
     if not stored:
-        monkeypatch.setattr(ops_convolution, "STORED", 0)
+        monkeypatch.setattr(edge_sum, "STORED", 0)
     layer, inputs, index = layer_and_inputs(name)
     run = functools.partial(apply, layer, index)
     found = passes(run, inputs)
@@ -281,7 +280,7 @@ def test_mixing(name, stored, kernels, calls, monkeypatch):
 
 def test_mixing_in_several_blocks_of_edges(kernels, monkeypatch):
     """The kernel's blocks hold 2^19 weights per thread."""
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     layer = AlignedConvolution("64x0e+64x1o", "0e+1o", "64x0e+64x1o")
     edges = 2 * (1 << 19) // layer.weight_numel + 100
     x, attrs, _, index = cases.arguments(layer, cases.inputs(layer, nodes=4, edges=edges))
@@ -297,7 +296,7 @@ def test_forces_leave_out_the_gradient_of_the_radial_layer(leaf, kernels, monkey
     """What isn't asked for costs nothing; what is asked for comes, whatever the other passes."""
     from gaunt_plugin.ops import _operator
 
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     layer, inputs, index = layer_and_inputs("aligned")
     x, attrs, hidden, parameter = (t.requires_grad_() for t in inputs)
     mixing = parameter if leaf else parameter * 2

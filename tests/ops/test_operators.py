@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from gaunt_plugin.layers import AlignedConvolution
-from gaunt_plugin.ops import EdgeConvolution, EdgeFrames, Powers
-from gaunt_plugin.ops import convolution as ops_convolution
+from gaunt_plugin.ops import EdgeConvolution, EdgeFrames, Powers, edge_sum
 
 from ..layers import cases
 from ..layers.test_derivatives import SMALL, function_and_inputs
@@ -490,7 +489,7 @@ def test_kernels_and_small_limits_together(name, kernels, monkeypatch):
 
     function, inputs = function_and_inputs(name)
     out = function(*inputs)
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     monkeypatch.setattr(checkpointing, "LARGE", 0)
     monkeypatch.setitem(checkpointing.BLOCK, "cpu", 1)
     for on in (True, False):

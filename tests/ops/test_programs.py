@@ -8,8 +8,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gaunt_plugin.layers import AlignedConvolution
-from gaunt_plugin.ops import convolution as ops_convolution
-from gaunt_plugin.ops import operators_in_programs
+from gaunt_plugin.ops import edge_sum, operators_in_programs
 
 from ..layers import cases
 from ..tolerances import assert_close
@@ -148,7 +147,7 @@ ROADS = {
 def test_every_parameter_trains_on_every_road(road, held, scaled, kernels, monkeypatch):
     """On energies, mixing being a parameter or a product; see the hosts' tests for forces."""
     torch.compiler.reset()
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     model = Energy(scaled)
     index = torch.randint(5, (2, 12))
     node_attrs = torch.eye(cases.ELEMENTS)[torch.arange(5) % cases.ELEMENTS]
@@ -170,7 +169,7 @@ def test_every_parameter_trains_on_every_road(road, held, scaled, kernels, monke
 def test_recorded_training_on_forces(held, kernels, monkeypatch):
     """Forces in the forward graph, as NequIP compiles its models; then every parameter."""
     torch.compiler.reset()
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     model = Energy(True)
     operators_in_programs(model, held)
     index = torch.randint(5, (2, 12))

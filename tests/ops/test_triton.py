@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution
-from gaunt_plugin.ops import EdgeFrames, _operator, cuda
-from gaunt_plugin.ops import convolution as ops_convolution
+from gaunt_plugin.ops import EdgeFrames, _operator, cuda, edge_sum
 from gaunt_plugin.ops.cuda import convolution, groups, launch
 
 from ..layers import cases
@@ -121,7 +120,7 @@ def test_convolution(case, dtype, way):
 def test_mixing(case, dtype, parts, way, monkeypatch):
     """Weights that are a product are made for a part of the edges at a time."""
     layer, (x, attrs, weights), index = convolution_of(*case, dtype, way)
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     monkeypatch.setattr(convolution, "MADE", -(-weights.numel() // parts))
     hidden = torch.randn(len(weights), 3, device=way.name, dtype=dtype)
     mixing = torch.randn(3, weights.shape[1], device=way.name, dtype=dtype)
@@ -168,7 +167,7 @@ def test_powers_of_any_number_of_channels(channels, weighted, way):
 @pytest.mark.parametrize(("nodes", "edges"), [(0, 0), (1, 0), (3, 0), (1, 2)])
 @pytest.mark.parametrize("mixed", [True, False])
 def test_few_nodes_and_edges(nodes, edges, mixed, way, monkeypatch):
-    monkeypatch.setattr(ops_convolution, "STORED", 0)
+    monkeypatch.setattr(edge_sum, "STORED", 0)
     layer = cases.BUILD["aligned"]().to(way.name)
     inputs = cases.inputs(layer, nodes=max(nodes, 1), edges=edges)
     x, attrs, weights, index = (t.to(way.name) for t in cases.arguments(layer, inputs))

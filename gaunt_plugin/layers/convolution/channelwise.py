@@ -18,8 +18,9 @@ class ChannelwiseConvolution(Convolution):
     Every path ``p = (l1, l2) -> l3`` has a block of its own in the result, for the receiving node i
     and channel u
 
-    .. math:: M_{i, p, m_3, u} = a_p \sum_j w_{ij, p, u} \sum_{m_1 m_2} C^{l_1 l_2 l_3}_{m_1 m_2 m_3}
-       Y_{l_2 m_2}(\hat r_{ij})\, x_{j, l_1 m_1, u}, \qquad a_p = \sqrt{2 l_3 + 1}
+    .. math:: M_{i, p, m_3, u} = a_p \sum_j w_{ij, p, u} \sum_{m_1 m_2}
+       C^{l_1 l_2 l_3}_{m_1 m_2 m_3}\, Y_{l_2 m_2}(\hat r_{ij})\, x_{j, l_1 m_1, u},
+       \qquad a_p = \sqrt{2 l_3 + 1}
 
     with e3nn's ``wigner_3j`` C, whose signs are those of the installed release. These are the
     numbers of ``TensorProduct(irreps_in, irreps_edge, irreps_out, instructions,
@@ -36,7 +37,7 @@ class ChannelwiseConvolution(Convolution):
             finished ``TensorProduct``.
 
     Attributes:
-        weight_numel: weights per edge, ordered ``[path, channel]`` in the order of the instructions.
+        weight_numel: weights per edge, ordered ``[path, channel]`` as the instructions.
         irreps_mixed: ``irreps_out.simplify()``, of :meth:`channels_last`.
 
     Shapes:

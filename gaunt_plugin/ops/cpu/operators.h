@@ -55,6 +55,14 @@ enum GauntStatus { OK, WRONG_ARGUMENT, WRONG_INDEX, OUT_OF_MEMORY, FAILED };
 // the frames, as their number and each.
 GAUNT_OPERATOR(gaunt_convolution);
 
+// operands: node_feats [nodes, dim_in], harmonics [edges, dim_edge], weights, mixing, edge_index and
+// rows as above, with numel = paths * channels summed over the paths. result: [nodes, dim_out].
+// constants: the blocks of the features as their number and per block components and channels;
+// dim_edge; dim_out; the number of paths and for each its block, where its first component begins
+// in the result, the distance between components there and their number, then the number of
+// coefficients and for each component of features, harmonics and result. values: the coefficients.
+GAUNT_OPERATOR(gaunt_channelwise_convolution);
+
 // operands: directions [edges, 3]. result: [edges, entries].
 // constants: lmax, mmax; per l = 1 ... lmax - 1 the number of Gaunt coefficients of (l, 1, l + 1)
 // and for each its row, component and axis. values: these coefficients, then the factor of each
