@@ -2,8 +2,9 @@
 
 Layers call an operation; it alone decides what runs.
 
-* :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`Powers`: with operators ``gaunt::...``
-  (``_operator``: schema, shapes, derivatives, ``vmap``, autocast), whose kernels lie in ``cpu``
+* :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`Powers`, :class:`Polynomials`: with
+  operators ``gaunt::...`` (``_operator``: schema, shapes, derivatives, ``vmap``, autocast), whose
+  kernels lie in ``cpu`` and, but for polynomials, ``cuda``
 * :class:`ProjectedPowers` and others without a kernel: ``checkpointing`` makes their intermediates
   again in every pass
 
@@ -14,10 +15,18 @@ A kernel for another device is one more implementation of the operators
 from gaunt_plugin.ops.convolution import EdgeConvolution
 from gaunt_plugin.ops.edge_frames import EdgeFrames
 from gaunt_plugin.ops.operation import operators_in_programs
+from gaunt_plugin.ops.polynomials import Polynomials
 from gaunt_plugin.ops.powers import Powers, ProjectedPowers
 
-__all__ = ["EdgeConvolution", "EdgeFrames", "Powers", "ProjectedPowers", "operators_in_programs"]
+__all__ = [
+    "EdgeConvolution",
+    "EdgeFrames",
+    "Polynomials",
+    "Powers",
+    "ProjectedPowers",
+    "operators_in_programs",
+]
 
 # Saved models name their classes. These names stay, whatever file a class lives in.
-for _class in (EdgeConvolution, EdgeFrames, Powers, ProjectedPowers):
+for _class in (EdgeConvolution, EdgeFrames, Polynomials, Powers, ProjectedPowers):
     _class.__module__ = __name__
