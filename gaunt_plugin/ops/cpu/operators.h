@@ -77,6 +77,13 @@ GAUNT_OPERATOR(gaunt_edge_frames);
 // term), harmonics [pairs, dim_in] and harmonics times quadrature weights [pairs, dim_out].
 GAUNT_OPERATOR(gaunt_powers);
 
+// operands: node_feats [nodes, channels, variables], weights [elements, channels, terms],
+// node_attrs [nodes, elements]; the last one has no gradient and no direction.
+// result: [nodes, channels, outputs].
+// constants: variables, outputs, terms; the number of coefficients and for each its output, three
+// variables, whose number stands for 1, and term. values: of each coefficient.
+GAUNT_OPERATOR(gaunt_polynomials);
+
 // Below: what the kernels share.
 
 struct WrongArgument : std::runtime_error {
