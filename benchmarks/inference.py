@@ -3,8 +3,8 @@
     python benchmarks/inference.py [--threads 1] [--dtype float32] [--only PATTERN]
 
 Prints a Markdown table. The host is the one that is installed; of MACE the peer is Symmetrix-XL on
-the stock model (``pip install symmetrix-xl``, and a C++20 compiler), of NequIP its own
-AOTInductor. Both compile for minutes; what Symmetrix-XL has compiled it keeps, so that a second
+the stock model (``pip install symmetrix-xl``, and a C++20 compiler), beside that model as ``gaunt
+convert`` rewrites it; of NequIP its own AOTInductor. Both compile for minutes; what Symmetrix-XL has compiled it keeps, so that a second
 run begins at once. ``run.py`` has the same cases.
 """
 
@@ -62,6 +62,12 @@ def gaunt(model, frames):
 def mace_model(is_gaunt, hidden):
     """Both twins with residual blocks only: Symmetrix-XL knows no other first block."""
     return mace_speed.model(is_gaunt, hidden, residual_first=True)
+
+
+def converted(hidden):
+    from gaunt_plugin.mace.convert import to_gaunt
+
+    return to_gaunt(mace_model(False, hidden))
 
 
 def mace_stock(hidden, frames):
@@ -137,6 +143,8 @@ def cases(quick):
         for number, size in enumerate(sizes, 1):
             contenders = {peer: partial(build, size, frames) for peer, build in peers.items()}
             contenders["Gaunt"] = partial(gaunt, partial(ours, True, size), frames)
+            if MACE:
+                contenders["MACE, converted"] = partial(gaunt, partial(converted, size), frames)
             title = shape.format(size)
             found.append(Case(f"{host}, ASE, {name}", number, title, contenders))
     return found

@@ -16,7 +16,7 @@ from gaunt_plugin.mace.models import ScaleShiftMACE
 
 CUTOFF = 3.0
 # All models whose radial functions can be tabulated: of one kind of edge, and of all.
-TABULATED = ("one_layer", "aligned", "transform")
+TABULATED = ("one_layer", "aligned", "transform", "channelwise")
 DENSITY = {"block": "GauntDensityInteractionBlock"}
 BLOCKS = {**modules.interaction_classes, **INTERACTIONS}
 
@@ -47,6 +47,8 @@ def make_model(
         names = ("aligned", "grid", "aligned")[:layers], ("power", "paper", "power")[:layers]
         if kind == "aligned":
             names = ("aligned",) * layers, names[1]
+        if kind == "channelwise":
+            names = ("channelwise",), ("full",)
         options["cueq_config"] = GauntConfig(convolution=names[0], parametrization=names[1])
     n = len(heads)
     return cls(
@@ -85,6 +87,7 @@ def make_models(folder: Path) -> dict[str, Path]:
         "two_heads": make_model("gaunt", heads=("cold", "hot")),
         "stock": make_model("stock"),
         "aligned": make_model("aligned"),
+        "channelwise": make_model("channelwise"),
         "transform": make_model("aligned", distance_transform="Agnesi", **DENSITY),
         "non_linear": make_model("non_linear"),
         "stock_non_linear": make_model("stock_non_linear"),

@@ -306,16 +306,45 @@ def test_plugin_with_stock_blocks_is_the_stock_model(workshop, load):
     assert not isinstance(two, ScaleShiftMACE)
     torch.testing.assert_close(two.state_dict(), one.state_dict(), rtol=0, atol=0)
 
-    # A stock foundation model can't become a Gaunt one.
-    folder = workshop.folder("from_stock")
+
+@pytest.mark.parametrize("symbols", ["CHNO", "CH"])
+def test_a_stock_foundation_is_rewritten(workshop, load, errors, symbols):
+    """A training starts at its energies and forces, and leaves a Gaunt model."""
+    folder = workshop.folder(f"stock_{symbols}")
+    workshop.train(folder, model="MACE")
+    stock = folder / "run.model"
+    calculator = MACECalculator(stock, default_dtype="float64")
+    tuned = workshop.folder(f"from_stock_{symbols}")
+    for name in ("train.xyz", "valid.xyz"):
+        label(folder / name, tuned / name, calculator, symbols)
     output = workshop.train(
-        folder,
+        tuned,
         plugin="gaunt",
-        foundation_model=str(workshop.root / "without" / "run.model"),
+        foundation_model=str(stock),
+        multiheads_finetuning=False,
+        E0s="foundation",
+        lr=1e-4,
+    )
+    assert errors(output) == {"Default": 0.0}
+    assert "Stock foundation model, rewritten on layers gaunt:" in output
+    model = load(tuned / "run.model")
+    assert isinstance(model, ScaleShiftMACE)
+    assert set(model.cueq_config.convolution) == {"channelwise"}
+    # MACE's own fine-tuning from it goes on as ever
+    assert not isinstance(load(stock), ScaleShiftMACE)
+
+
+def test_a_foundation_without_counterpart_is_refused(workshop):
+    folder = workshop.folder("dipoles_stock")
+    workshop.train(folder, correlation=4, max_ell=1, max_num_epochs=1)
+    output = workshop.train(
+        workshop.folder("from_four"),
+        plugin="gaunt",
+        foundation_model=str(folder / "run.model"),
         multiheads_finetuning=False,
         fails=True,
     )
-    assert "the foundation model has stock layers" in output
+    assert "its correlation is 4, and the product 'full' takes 1 to 3" in output
     assert "Initial:" not in output
 
 
