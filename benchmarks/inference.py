@@ -3,9 +3,10 @@
     python benchmarks/inference.py [--threads 1] [--dtype float32] [--only PATTERN]
 
 Prints a Markdown table. The host is the one that is installed; of MACE the peer is Symmetrix-XL on
-the stock model (``pip install symmetrix-xl``, and a C++20 compiler), beside that model as ``gaunt
-convert`` rewrites it; of NequIP its own AOTInductor. Both compile for minutes; what Symmetrix-XL has compiled it keeps, so that a second
-run begins at once. ``run.py`` has the same cases.
+the stock model (``pip install symmetrix-xl``, and a C++20 compiler), and beside it stands that
+model as ``gaunt convert`` rewrites it; of NequIP the peer is its own AOTInductor. Both compile for
+minutes; what Symmetrix-XL has compiled it keeps, so that a second run begins at once. ``run.py``
+has the same cases.
 """
 
 import argparse
