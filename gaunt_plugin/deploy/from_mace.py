@@ -11,7 +11,6 @@ import mace  # first: it prepares torch for e3nn 0.4.4
 
 import torch
 from ase.data import chemical_symbols
-from e3nn import o3
 from e3nn.util import jit
 from e3nn.util.jit import compile_mode
 
@@ -23,7 +22,12 @@ from gaunt_plugin.layers.convolution.radial_table import (
     TabulatedFunctions,
     join_radial,
 )
-from gaunt_plugin.mace.channels_last import ChannelsLastConvolution, LayoutLinear
+from gaunt_plugin.mace.channels_last import (
+    ChannelsFirst,
+    ChannelsLastConvolution,
+    FixedLinear,
+    LayoutLinear,
+)
 from gaunt_plugin.mace.scripting import replace_gates
 
 # The models whose energy is a function of edge vectors and elements alone.
@@ -189,42 +193,6 @@ class _TabulatedEmbedding(torch.nn.Module):
         return join_radial(factors, rows), None
 
 
-class _ChannelsLastLinear(torch.nn.Module):
-    """e3nn's linear layer of messages in the order ``[component, channel]``, without copies."""
-
-    def __init__(self, linear: o3.Linear) -> None:
-        super().__init__()
-        self.dims = [ir.dim for _, ir in linear.irreps_in]
-        self.components = sum(self.dims)
-        self.channels_in, self.channels_out = linear.irreps_in[0].mul, linear.irreps_out[0].mul
-        self.weights = torch.nn.ParameterList()
-        shapes = [torch.Size(path.path_shape) for path in linear.instructions]
-        parts = linear.weight.detach().split([shape.numel() for shape in shapes])
-        for part, shape, path in zip(parts, shapes, linear.instructions):
-            weight = part.view(shape) * path.path_weight
-            self.weights.append(torch.nn.Parameter(weight, requires_grad=False))
-
-    def forward(self, messages: torch.Tensor) -> torch.Tensor:
-        split = messages.view(-1, self.components, self.channels_in).split(self.dims, dim=1)
-        parts: List[torch.Tensor] = []
-        for i, weight in enumerate(self.weights):
-            # In one product of matrices: torch would take one per node.
-            out = split[i].reshape(-1, self.channels_in) @ weight
-            parts.append(out.view(-1, self.dims[i], self.channels_out))
-        return torch.cat(parts, dim=1).flatten(1)
-
-
-class _ChannelsFirst(torch.nn.Module):
-    """In place of MACE's reshaping of messages: ``[nodes, channels, components]``."""
-
-    def __init__(self, linear: _ChannelsLastLinear) -> None:
-        super().__init__()
-        self.components, self.channels = linear.components, linear.channels_out
-
-    def forward(self, messages: torch.Tensor) -> torch.Tensor:
-        return messages.view(-1, self.components, self.channels).transpose(1, 2)
-
-
 def _keeps_channels_last(block: torch.nn.Module) -> bool:
     """Whether a block does nothing with its messages but a linear layer from irrep to irrep."""
     linear = block.linear
@@ -298,10 +266,16 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
     model.radial_embedding = _TabulatedEmbedding(table, count if typed else 0)
     for block in model.interactions:
         last = _keeps_channels_last(block)
-        block.conv_tp = TabulatedConvolution(block.conv_tp.convolution, next(tables).numpy(), last)
         if last:
-            block.linear = _ChannelsLastLinear(block.linear)
-            block.reshape = _ChannelsFirst(block.linear)
+            irreps_out = block.linear.irreps_out
+            linear = LayoutLinear(block.linear.irreps_in, irreps_out, True, True)
+            linear.weight = block.linear.weight
+            block.linear = linear
+            block.reshape = ChannelsFirst(sum(ir.dim for _, ir in irreps_out), irreps_out[0].mul)
+        block.conv_tp = TabulatedConvolution(block.conv_tp.convolution, next(tables).numpy(), last)
+        for name, layer in list(block.named_children()):
+            if isinstance(layer, LayoutLinear):
+                setattr(block, name, FixedLinear(layer))
         block.conv_tp_weights = torch.nn.Identity()
         if hasattr(block, "density_fn"):
             block.density_fn = TabulatedFunctions(next(tables).numpy())

@@ -61,21 +61,56 @@ class LayoutLinear(torch.nn.Module):
         self.widths: List[int] = [mul * ir.dim for mul, ir in self.irreps_in]
         self.weight = torch.nn.Parameter(torch.randn(begin))
 
+    def matrices(self) -> List[torch.Tensor]:
+        """Of each irrep of the result, ``[channels, channels]``."""
+        found: List[torch.Tensor] = []
+        for _, _, mul_in, mul_out, start in self.paths:
+            weight = self.weight[start : start + mul_in * mul_out].view(mul_in, mul_out)
+            found.append(weight / max(mul_in, 1) ** 0.5)
+        return found
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mix(x, self.matrices())
+
+    def mix(self, x: torch.Tensor, matrices: List[torch.Tensor]) -> torch.Tensor:
+        """The layer with :meth:`matrices`, which don't change once a model is trained."""
         split = x.split(self.widths, dim=1)
         parts: List[torch.Tensor] = []
-        for k, dim, mul_in, mul_out, start in self.paths:
+        for path, matrix in zip(self.paths, matrices):
+            k, dim, mul_in, mul_out, _ = path
             if k < 0:
                 parts.append(x.new_zeros([x.shape[0], dim * mul_out]))
                 continue
             part = split[k]
+            if dim == 1:
+                parts.append(part @ matrix)
+                continue
             if not self.last_in:
                 part = part.reshape(-1, mul_in, dim).transpose(1, 2)
-            weight = self.weight[start : start + mul_in * mul_out].view(mul_in, mul_out)
             # In one product of matrices: torch would take one per node.
-            out = (part.reshape(-1, mul_in) @ (weight / mul_in**0.5)).view(-1, dim, mul_out)
+            out = (part.reshape(-1, mul_in) @ matrix).view(-1, dim, mul_out)
             parts.append((out if self.last_out else out.transpose(1, 2)).flatten(1))
         return torch.cat(parts, dim=1)
+
+
+class FixedLinear(torch.nn.Module):
+    """A :class:`LayoutLinear` that isn't trained any more.
+
+    Args:
+        linear: the layer; both share nothing.
+    """
+
+    def __init__(self, linear: LayoutLinear) -> None:
+        super().__init__()
+        self.linear = linear
+        matrices = [torch.nn.Parameter(m.detach(), False) for m in linear.matrices()]
+        self.matrices = torch.nn.ParameterList(matrices)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        matrices: List[torch.Tensor] = []
+        for matrix in self.matrices:
+            matrices.append(matrix)
+        return self.linear.mix(x, matrices)
 
 
 @compile_mode("script")
