@@ -120,9 +120,10 @@ class ElementLinear(Layer):
         tables: List[torch.Tensor] = []
         for pair, scale in zip(self.pairs, self.scales):
             u, v, start, stop = pair[1], pair[4], pair[5], pair[6]
-            weight = self.weight[start:stop].view(u, self.num_attrs, v).transpose(0, 1)
-            table = (attrs * scale) @ weight.reshape(self.num_attrs, u * v)  # za,auv->zuv
-            tables.append(table.view(-1, u, v))
+            weight = self.weight[start:stop].view(u, self.num_attrs, v)
+            # za,uav->uzv: W is read in its order, as it is much larger than the rest
+            table = torch.bmm((attrs * scale).expand(u, -1, -1), weight)
+            tables.append(table.transpose(0, 1))
         return tables
 
     def _weights(self) -> List[torch.Tensor]:
