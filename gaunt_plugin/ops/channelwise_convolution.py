@@ -39,6 +39,10 @@ class PathConvolution(EdgeSum):
         -> ``[nodes, dim_out]``.
     """
 
+    # For TorchScript: a block without paths has empty lists.
+    paths_of: List[List[int]]
+    path_dims: List[List[int]]
+
     def __init__(
         self,
         blocks: Tuple[Tuple[int, int], ...],
@@ -55,12 +59,10 @@ class PathConvolution(EdgeSum):
         # Per path, its weights; per block of the features, its paths and their components.
         self.path_channels = [self.channels[source] for source, *_ in paths]
         self.numel = sum(self.path_channels)
-        self.paths_of: List[List[int]] = [
+        self.paths_of = [
             [p for p, path in enumerate(paths) if path[0] == block] for block in range(len(blocks))
         ]
-        self.path_dims: List[List[int]] = [
-            [paths[p][3] for p in of_block] for of_block in self.paths_of
-        ]
+        self.path_dims = [[paths[p][3] for p in of_block] for of_block in self.paths_of]
         self.rows_of = [sum(dims) for dims in self.path_dims]
         # harmonics -> per block of the features a matrix [components of its paths, its components]
         matrices, order = [], np.full(dim_out, -1)

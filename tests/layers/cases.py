@@ -65,7 +65,8 @@ BUILD = {
     "aligned scalar parities": lambda: AlignedConvolution(
         "2x0o+2x0e", "0e+1o+2e", "2x0o+2x0e+2x1e+2x2e"
     ),
-    "channelwise": lambda: channelwise("2x0e+2x1o+2x2e", "0e+1o+2e", "0e+1o+2e"),
+    # no path reads 0o
+    "channelwise": lambda: channelwise("2x0e+2x0o+2x1o+2x2e", "0e+1o+2e", "0e+1o+2e"),
     "channelwise parities": lambda: channelwise(
         "4x0e+2x0o+2x1e+2x1o", "1o+0e+2e", "0e+0o+1e+1o+2e+2o"
     ),
