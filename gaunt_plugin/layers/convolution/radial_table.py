@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
 from scipy.interpolate import make_lsq_spline
 
-from gaunt_plugin.layers.convolution.aligned import AlignedConvolution
 from gaunt_plugin.layers.convolution.grouped import GroupedConvolution
 from gaunt_plugin.ops.tables import TableModule
 
@@ -94,11 +93,11 @@ class TabulatedConvolution(TableModule):
 
     Shapes:
         As the convolution, with ``radial [edges, 5]``, the factors and the first row, in the place
-        of its weights: hosts hand one array on.
+        of its weights: hosts hand one array on. ``mixing`` is not read.
     """
 
     def __init__(
-        self, convolution: AlignedConvolution, table: np.ndarray, channels_last: bool = False
+        self, convolution: torch.nn.Module, table: np.ndarray, channels_last: bool = False
     ) -> None:
         super().__init__()
         self.convolution, self.channels_last = convolution, channels_last
@@ -110,6 +109,7 @@ class TabulatedConvolution(TableModule):
         edge_attrs: torch.Tensor,
         radial: torch.Tensor,
         edge_index: torch.Tensor,
+        mixing: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         factors, rows = split_radial(radial)
         if self.channels_last:
