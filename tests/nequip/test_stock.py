@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import sys
 from unittest import mock
 
 import ase
@@ -21,7 +22,7 @@ from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 from gaunt_plugin.nequip.stock import StockInteractionBlock
 from gaunt_plugin.ops import PathConvolution
 
-from .conftest import CONFIGS, SMALL, read_metrics
+from .conftest import CONFIGS, SMALL, read_metrics, run_command
 from .test_models import (
     OPTIONS,
     assert_same,
@@ -232,7 +233,6 @@ def test_training_checkpoint_and_package(workshop, kernels):
 
     command = "nequip.scripts.package"
     workshop.run(folders[1], command, "build", modified, "model.nequip.zip")
-    (folders[1] / "read.py").write_text(PACKAGE)
-    workshop.run(folders[1], "read", "model.nequip.zip")
+    run_command(folders[1], sys.executable, "-c", PACKAGE, "model.nequip.zip")
     listed = workshop.run(folders[1], command, "info", "model.nequip.zip", "--get-modifiers")
     assert "enable_GauntKernels" in listed
