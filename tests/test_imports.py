@@ -30,7 +30,8 @@ FORBIDDEN = {
 }
 # The parts of the package that each part may import.
 ALLOWED = {
-    "": {"", "mace"},  # the start-up hook hands over to gaunt_plugin.mace.plugin_option
+    # the start-up hook hands over to gaunt_plugin.mace.plugin_option, NequIP's to .nequip.stock
+    "": {"", "mace", "nequip"},
     "sphere": {"", "sphere"},
     "ops": {"", "sphere", "ops"},
     "layers": {"", "sphere", "ops", "layers"},

@@ -19,13 +19,15 @@ from nequip.utils.global_state import set_global_state
 
 from gaunt_plugin.deploy import radial
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
-from gaunt_plugin.layers import GroupedConvolution
+from gaunt_plugin.layers import ChannelwiseConvolution, GroupedConvolution
 from gaunt_plugin.layers.convolution.radial_table import (
     RADIAL,
     RadialTable,
+    TabulatedConvolution,
     TabulatedGroups,
     join_radial,
 )
+from gaunt_plugin.nequip.stock import replace_stock
 
 
 @compile_mode("script")
@@ -111,6 +113,7 @@ def edge_model(
     model = copy.deepcopy(model)
     # Energy alone: the gradients are taken here.
     model = modify(model, [{"modifier": "disable_ForceStressOutput"}]).eval()
+    replace_stock(model)
     description = Description(
         elements=names,
         cutoff=float(metadata["r_max"]),
@@ -187,11 +190,13 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
     blocks = [module.conv for module in network if type(module).__name__ == "ConvNetLayer"]
     networks = []
     for block in blocks:
-        if not isinstance(getattr(block, "convolution", None), GroupedConvolution):
+        convolution = getattr(block, "convolution", None)
+        if isinstance(convolution, GroupedConvolution):
+            for group in convolution.groups:
+                radial.check_convolution(group)
+        elif not isinstance(convolution, ChannelwiseConvolution):
             where = " of a package" if hasattr(block, "convolution") else ""
             raise radial.NoTablesError(f"it has a {type(block).__name__}{where}")
-        for group in block.convolution.groups:
-            radial.check_convolution(group)
         networks.append(copy.deepcopy(block.edge_mlp.mlp).double())
     types = norm.num_types if norm._per_edge_type else 0
     cutoffs = (1 / norm._rmax_recip.double()).view(-1).tolist()
@@ -221,7 +226,9 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
                 irreps[AtomicDataDict.EDGE_EMBEDDING_KEY] = Irreps([(RADIAL, (0, 1))])
     setattr(network, _ENCODING[2], _SameData())
     for block, values in zip(blocks, tables):
-        block.convolution = TabulatedGroups(block.convolution, values.numpy()).to(edge_model.dtype)
+        grouped = isinstance(block.convolution, GroupedConvolution)
+        convolution = TabulatedGroups if grouped else TabulatedConvolution
+        block.convolution = convolution(block.convolution, values.numpy()).to(edge_model.dtype)
         block.edge_mlp = _NoNetwork().to(edge_model.dtype)
     return radial.TabulatedModel(out, edge_model, radial.START)
 

@@ -96,33 +96,40 @@ class ElementLinear(Layer):
         if not torch.equal(expected, node_attrs.index_select(0, order)):
             return self._node_by_node(x, node_attrs, self._weights())
         counts: List[int] = sizes.tolist()
-        rows = x.index_select(0, order).split(counts)
-        tables = self._tables(of_element)
-        parts = [self._linear(x_z, [table[z] for table in tables]) for z, x_z in enumerate(rows)]
-        return torch.cat(parts).index_select(0, torch.argsort(order))
+        out = self._grouped(x.index_select(0, order), counts, self._tables(of_element))
+        return out.index_select(0, torch.argsort(order))
 
-    def _linear(self, x: torch.Tensor, tables: List[torch.Tensor]) -> torch.Tensor:
-        """``x`` of one element with its weights."""
+    def _grouped(
+        self, x: torch.Tensor, counts: List[int], tables: List[torch.Tensor]
+    ) -> torch.Tensor:
+        """Nodes in the order of their elements, so many of each, with tables of these."""
         out: List[torch.Tensor] = []
         for j, dim_out in enumerate(self.dims_out):
-            total = x.new_zeros([x.shape[0], dim_out])
+            parts: List[torch.Tensor] = []
             for pair, table in zip(self.pairs, tables):
                 if pair[3] == j:
-                    begin, u, dim = pair[0], pair[1], pair[2]
-                    # num->nmu, nmu,uv->nmv
-                    features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
-                    total = total + (features @ table).transpose(1, 2).flatten(1)
-            out.append(total)
+                    dim = pair[2]
+                    features = self._channels_last(x, pair).split([dim * n for n in counts])
+                    products = [f @ w for f, w in zip(features, table.unbind(0))]  # mu,uv->mv
+                    part = torch.cat(products).view(x.shape[0], dim, pair[4])
+                    parts.append(part.transpose(1, 2).flatten(1))
+            out.append(_sum(parts) if len(parts) > 0 else x.new_zeros([x.shape[0], dim_out]))
         return torch.cat(out, dim=1)
+
+    def _channels_last(self, x: torch.Tensor, pair: List[int]) -> torch.Tensor:
+        """Features of a pair, ``[nodes * components, channels]``: one product of matrices."""
+        begin, u, dim = pair[0], pair[1], pair[2]
+        return x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2).reshape(-1, u)
 
     def _tables(self, attrs: torch.Tensor) -> List[torch.Tensor]:
         """Per pair W contracted with rows of attributes, ``[rows, u, v]``."""
         tables: List[torch.Tensor] = []
         for pair, scale in zip(self.pairs, self.scales):
             u, v, start, stop = pair[1], pair[4], pair[5], pair[6]
-            weight = self.weight[start:stop].view(u, self.num_attrs, v).transpose(0, 1)
-            table = (attrs * scale) @ weight.reshape(self.num_attrs, u * v)  # za,auv->zuv
-            tables.append(table.view(-1, u, v))
+            weight = self.weight[start:stop].view(u, self.num_attrs, v)
+            # za,uav->uzv: W is read in its order, as it is much larger than the rest
+            table = torch.bmm((attrs * scale).expand(u, -1, -1), weight)
+            tables.append(table.transpose(0, 1))
         return tables
 
     def _weights(self) -> List[torch.Tensor]:
@@ -152,10 +159,10 @@ class ElementLinear(Layer):
             total = x.new_zeros([x.shape[0], dim_out])
             for pair, weight in zip(self.pairs, weights):
                 if pair[3] == j:
-                    begin, u, dim, v = pair[0], pair[1], pair[2], pair[4]
-                    features = x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2)
+                    u, dim, v = pair[1], pair[2], pair[4]
                     # nmu,uav->nmav, na,nmav->nvm
-                    spread = (features @ weight.reshape(u, attrs * v)).view(-1, dim, attrs, v)
+                    spread = self._channels_last(x, pair) @ weight.reshape(u, attrs * v)
+                    spread = spread.view(-1, dim, attrs, v)
                     part = torch.einsum("na,nmav->nvm", node_attrs, spread)
                     total = total + part.flatten(1)
             out.append(total)
@@ -163,3 +170,10 @@ class ElementLinear(Layer):
 
     def extra_repr(self) -> str:
         return f"{self.irreps_in} x {self.num_attrs}x0e -> {self.irreps_out}"
+
+
+def _sum(parts: List[torch.Tensor]) -> torch.Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -52,20 +52,18 @@ class PathConvolution(EdgeSum):
         self.channels = [channels for _, channels in blocks]
         self.widths = [dim * channels for dim, channels in blocks]
         self.dim_in, self.dim_out = sum(self.widths), dim_out
-        # Per path, its weights; per block of the features, its paths and their components.
         self.path_channels = [self.channels[source] for source, *_ in paths]
         self.numel = sum(self.path_channels)
-        self.paths_of: List[List[int]] = [
-            [p for p, path in enumerate(paths) if path[0] == block] for block in range(len(blocks))
-        ]
-        self.path_dims: List[List[int]] = [
-            [paths[p][3] for p in of_block] for of_block in self.paths_of
-        ]
+        # Blocks that paths read; for each its paths, the components of their results, and a matrix
+        # from the harmonics to [components of the results, components of the block].
+        self.read = sorted({source for source, *_ in paths})
+        self.paths_of = [[p for p, path in enumerate(paths) if path[0] == b] for b in self.read]
+        self.path_dims = [[paths[p][3] for p in of_block] for of_block in self.paths_of]
         self.rows_of = [sum(dims) for dims in self.path_dims]
-        # harmonics -> per block of the features a matrix [components of its paths, its components]
-        matrices, order = [], np.full(dim_out, -1)
-        begin = 0
-        for block, of_block in enumerate(self.paths_of):
+        self.sizes = [rows * self.dims[b] for rows, b in zip(self.rows_of, self.read)]
+        matrices, order, begin = [], np.full(dim_out, -1), 0
+        for block, of_block in zip(self.read, self.paths_of):
+            channels = np.arange(self.channels[block])
             for p in of_block:
                 _, first, stride, dim = paths[p]
                 matrix = np.zeros((dim_edge, dim, self.dims[block]))
@@ -73,12 +71,10 @@ class PathConvolution(EdgeSum):
                     matrix[m2, m3, m1] = value
                 matrices.append(matrix.reshape(dim_edge, -1))
                 for m3 in range(dim):
-                    places = first + m3 * stride + np.arange(self.channels[block])
-                    order[places] = begin + np.arange(self.channels[block])
-                    begin += self.channels[block]
+                    order[first + m3 * stride + channels] = begin + channels
+                    begin += len(channels)
         if (order < 0).any() or begin != dim_out:
             raise ValueError("the paths must fill the result, each place once")
-        self.sizes = [rows * dim for rows, dim in zip(self.rows_of, self.dims)]
         self.register_table("couplings", np.concatenate(matrices, axis=1))
         self.register_table("order", order)
         numbers = [len(blocks), *(int(n) for block in blocks for n in block), dim_edge, dim_out]
@@ -133,13 +129,13 @@ class PathConvolution(EdgeSum):
         features = sender_feats.split(self.widths, dim=1)
         of_paths = weights.split(self.path_channels, dim=1)
         parts: List[torch.Tensor] = []
-        for i, paths in enumerate(self.paths_of):
-            if len(paths) > 0:
-                matrix = matrices[i].reshape(edges, self.rows_of[i], self.dims[i])
-                feats = features[i].reshape(edges, self.dims[i], self.channels[i])
-                coupled = (matrix @ feats).split(self.path_dims[i], dim=1)  # ejm,emu->eju
-                for k, p in enumerate(paths):
-                    parts.append((coupled[k] * of_paths[p].unsqueeze(1)).flatten(1))
+        for i, block in enumerate(self.read):
+            dim, channels = self.dims[block], self.channels[block]
+            matrix = matrices[i].reshape(edges, self.rows_of[i], dim)
+            block_feats = features[block].reshape(edges, dim, channels)
+            coupled = (matrix @ block_feats).split(self.path_dims[i], dim=1)  # ejm,emu->eju
+            for k, p in enumerate(self.paths_of[i]):
+                parts.append((coupled[k] * of_paths[p].unsqueeze(1)).flatten(1))
         return torch.cat(parts, dim=1)
 
     def arranged(self, out: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ import torch
 
 from gaunt_plugin.layers import (
     AlignedConvolution,
+    ChannelwiseConvolution,
     GauntConvolution,
     GauntManyBody,
     GauntSelfmix,
@@ -13,6 +14,23 @@ from gaunt_plugin.layers import (
 from ..e3nn_o3 import o3
 
 ELEMENTS = 3
+
+
+def channelwise(irreps_in, irreps_edge, irreps_wanted):
+    """Every path to the wanted irreps, ordered as in NequIP: not by what they give."""
+    irreps_in, irreps_edge = o3.Irreps(irreps_in), o3.Irreps(irreps_edge)
+    wanted = {ir for _, ir in o3.Irreps(irreps_wanted)}
+    paths = [
+        (i, j, mul, ir)
+        for i, (mul, ir_in) in enumerate(irreps_in)
+        for j, (_, ir_edge) in enumerate(irreps_edge)
+        for ir in ir_in * ir_edge
+        if ir in wanted
+    ]
+    irreps_out, places, _ = o3.Irreps([(mul, ir) for _, _, mul, ir in paths]).sort()
+    instructions = [(i, j, k, "uvu", True) for (i, j, _, _), k in zip(paths, places)]
+    return ChannelwiseConvolution(irreps_in, irreps_edge, irreps_out, instructions)
+
 
 BUILD = {
     "power": lambda: GauntManyBody("2x0e+2x1o+2x2e", "2x0e+2x1o", 3, ELEMENTS, rank=2),
@@ -47,6 +65,11 @@ BUILD = {
     "aligned scalar parities": lambda: AlignedConvolution(
         "2x0o+2x0e", "0e+1o+2e", "2x0o+2x0e+2x1e+2x2e"
     ),
+    # no path reads 0o
+    "channelwise": lambda: channelwise("2x0e+2x0o+2x1o+2x2e", "0e+1o+2e", "0e+1o+2e"),
+    "channelwise parities": lambda: channelwise(
+        "4x0e+2x0o+2x1e+2x1o", "1o+0e+2e", "0e+0o+1e+1o+2e+2o"
+    ),
 }
 _BOTH = "2x0e+2x0o+2x1o+2x1e+2x2e+2x2o"
 BUILD |= {
@@ -67,7 +90,7 @@ BUILD |= {
     "selfmix gaps": lambda: GauntSelfmix("2x1o+2x0e", rank=2, antisymmetric=False),
 }
 NAMES = list(BUILD)
-CONVOLUTIONS = [name for name in NAMES if name.startswith(("gaunt", "aligned"))]
+CONVOLUTIONS = [name for name in NAMES if name.startswith(("gaunt", "aligned", "channelwise"))]
 PRODUCTS = [name for name in NAMES if name.startswith("product")]
 SELFMIX = [name for name in NAMES if name.startswith("selfmix")]
 MANY_BODY = [name for name in NAMES if name not in CONVOLUTIONS + PRODUCTS + SELFMIX]

@@ -26,6 +26,7 @@ SMALL = {
     "gaunt": lambda: GauntConvolution("0e+1o", "0e+1o+2e", "0e+1o+2e"),
     "aligned": lambda: AlignedConvolution("0e+1o+2e", "1o", "1o+2e"),
     "aligned scalars": lambda: AlignedConvolution("0e", "0e+1o+2e", "0e+2e"),
+    "channelwise": lambda: cases.channelwise("2x0e+1o", "0e+1o+2e", "0e+1o+1e"),
     "product": lambda: GauntTensorProduct("1o+1e", "1o+1e", "0e+1o+1e", "uuu"),
     "product mixed": lambda: GauntTensorProduct("2x1o+0o", "1o+1e", "2x1o+1e", rank=2),
     "selfmix": lambda: GauntSelfmix("1o+0e+1e"),

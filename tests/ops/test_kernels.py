@@ -14,7 +14,7 @@ from ..layers import cases
 from ..layers.test_derivatives import function_and_inputs
 from .passes import assert_same, derivatives, passes
 
-ALIGNED = [name for name in cases.BUILD if name.startswith("aligned")]
+CONVOLUTIONS = [name for name in cases.BUILD if name.startswith(("aligned", "channelwise"))]
 FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
 
 
@@ -24,6 +24,11 @@ def three_passes(name):
 
 def of(calls, name):
     return [call for call in calls if call[0] == name]
+
+
+def operator_of(name):
+    """Of a convolution."""
+    return "channelwise_convolution" if "channelwise" in name else "convolution"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -55,12 +60,46 @@ def test_convolution(irreps_in, irreps_out, channels, dtype, kernels, calls):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("factors", [1, 4, 6])  # whole fours and rests
 @pytest.mark.parametrize(
-    ("irreps_in", "irreps_out"), [("5x0e", "5x0e+5x1o"), ("3x0e+3x1o+3x1e", "3x0e+3x1o+3x1e")]
+    "irreps",
+    [
+        ("0e", "0e+1o+2e", "0e+1o+2e"),
+        ("0e+1o+2e+3o", "0e+1o+2e+3o", "0e+1o+2e+3o"),
+        ("2e+0o", "1o+0e", "1e+2o+2e+3o"),
+        ("4e+5o", "0e+4e", "4e+5e+5o"),  # no own code for as many components
+    ],
 )
-def test_convolution_with_rows(irreps_in, irreps_out, factors, dtype, kernels, calls):
-    layer = AlignedConvolution(irreps_in, "0e+1o", irreps_out).to(dtype)
+@pytest.mark.parametrize("channels", [[1], [11], [32, 8, 71], [5, 64]])
+def test_channelwise_convolution(irreps, channels, dtype, kernels, calls):
+    irreps_in, *others = irreps
+    # whole vectors of channels and rests, other numbers for each irrep
+    irs = irreps_in.split("+")
+    many = "+".join(f"{channels[i % len(channels)]}x{ir}" for i, ir in enumerate(irs))
+    layer = cases.channelwise(many, *others).to(dtype)
+    x, vectors, weights, index = cases.inputs(layer, nodes=6, edges=40)
+    index[1, index[1] == 2] = 3  # a node that nothing arrives at
+    inputs = [t.to(dtype) for t in (x, vectors, weights)]
+    run = lambda *inputs: cases.run(layer, (*inputs, index))  # noqa: E731
+    found = passes(run, inputs)
+    assert of(calls, "channelwise_convolution") == three_passes("channelwise_convolution")
+    kernels(False)
+    calls.clear()
+    assert_same(found, passes(run, inputs), "program" if dtype == torch.float64 else "program32")
+    assert not calls
+
+
+WITH_ROWS = {
+    "scalars": lambda: AlignedConvolution("5x0e", "0e+1o", "5x0e+5x1o"),
+    "parities": lambda: AlignedConvolution("3x0e+3x1o+3x1e", "0e+1o", "3x0e+3x1o+3x1e"),
+    "channelwise": lambda: cases.channelwise("5x0e+3x1o", "0e+1o", "0e+1o"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("factors", [1, 4, 6])  # whole fours and rests
+@pytest.mark.parametrize("name", WITH_ROWS)
+def test_convolution_with_rows(name, factors, dtype, kernels, calls):
+    layer = WITH_ROWS[name]().to(dtype)
     x, vectors, _, index = cases.inputs(layer, nodes=6, edges=25)
     rows = torch.randint(0, 11 - factors, (25,))
     table = torch.randn(10, layer.weight_numel)
@@ -71,7 +110,7 @@ def test_convolution_with_rows(irreps_in, irreps_out, factors, dtype, kernels, c
         return layer(x, attrs, weights, index, table, rows)
 
     found = passes(run, inputs)
-    assert of(calls, "convolution") == three_passes("convolution")
+    assert of(calls, operator_of(name)) == three_passes(operator_of(name))
     kernels(False)
     calls.clear()
     expected = passes(run, inputs)
@@ -144,7 +183,7 @@ def test_powers(name, dtype, calls, kernels):
     assert_same(ours, plain, "program" if dtype == torch.float64 else "program32")
 
 
-@pytest.mark.parametrize("name", ["aligned", "aligned scalars", "power", "paper"])
+@pytest.mark.parametrize("name", ["aligned", "aligned scalars", "channelwise", "power", "paper"])
 def test_derivatives_by_differences(name, kernels, calls):
     function, inputs = function_and_inputs(name)
     assert torch.autograd.gradcheck(function, inputs)
@@ -152,7 +191,9 @@ def test_derivatives_by_differences(name, kernels, calls):
     assert {number for _, number in calls} == {FORWARD, BACKWARD, DOUBLE_BACKWARD}
 
 
-@pytest.mark.parametrize("name", ["aligned", "aligned scalars", "power", "paper", "nested"])
+@pytest.mark.parametrize(
+    "name", ["aligned", "aligned scalars", "channelwise", "power", "paper", "nested"]
+)
 def test_third_derivatives(name, kernels, calls):
     function, inputs = function_and_inputs(name)
     found = derivatives(function, inputs)
@@ -162,7 +203,7 @@ def test_third_derivatives(name, kernels, calls):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("name", ["aligned", "power"])
+@pytest.mark.parametrize("name", ["aligned", "channelwise", "power"])
 def test_threads_give_the_same_numbers(name, threads, kernels):
     function, inputs = function_and_inputs(name)
     expected = passes(function, inputs)
@@ -173,14 +214,15 @@ def test_threads_give_the_same_numbers(name, threads, kernels):
     finally:
         torch.set_num_threads(before)
     # Sums over nodes are torch's: those of the weights of elements.
-    assert_same(found, expected, "exact" if name == "aligned" else "program")
+    assert_same(found, expected, "program" if name == "power" else "exact")
 
 
 @pytest.mark.parametrize(("nodes", "edges"), [(0, 0), (1, 0), (3, 0), (1, 2)])
 @pytest.mark.parametrize("mixed", [True, False])
-def test_few_nodes_and_edges(nodes, edges, mixed, kernels, calls, monkeypatch):
+@pytest.mark.parametrize("name", ["aligned", "channelwise"])
+def test_few_nodes_and_edges(name, nodes, edges, mixed, kernels, calls, monkeypatch):
     monkeypatch.setattr(edge_sum, "STORED", 0)
-    layer = cases.BUILD["aligned"]()
+    layer = cases.BUILD[name]()
     x, vectors, weights, index = cases.inputs(layer, nodes=max(nodes, 1), edges=edges)
     inputs = [x[:nodes], vectors, weights]
     if mixed:
@@ -191,12 +233,12 @@ def test_few_nodes_and_edges(nodes, edges, mixed, kernels, calls, monkeypatch):
         return layer(x, attrs, factors[0], index, *factors[1:])
 
     found = passes(run, inputs)
-    assert ("convolution", FORWARD) in calls
+    assert (operator_of(name), FORWARD) in calls
     kernels(False)
     assert_same(found, passes(run, inputs))
 
 
-@pytest.mark.parametrize("name", ["aligned", "power"])
+@pytest.mark.parametrize("name", ["aligned", "channelwise", "power"])
 def test_memory_layouts(name, kernels, calls):
     layer = cases.BUILD[name]()
     inputs = cases.inputs(layer)
@@ -204,7 +246,7 @@ def test_memory_layouts(name, kernels, calls):
     strided = [t.t().contiguous().t() if t.dim() == 2 else t for t in inputs]
     strided = [t.flip(-1).contiguous().flip(-1) if t.dim() == 3 else t for t in strided]
     assert torch.equal(cases.run(layer, strided), expected)
-    if name == "aligned":
+    if name != "power":
         strided[3] = strided[3].to(torch.int32)
         assert torch.equal(cases.run(layer, strided), expected)
     negated = torch.view_as_complex(torch.stack([inputs[0] * 0, -inputs[0]], -1)).conj().imag
@@ -213,7 +255,7 @@ def test_memory_layouts(name, kernels, calls):
     assert calls
 
 
-@pytest.mark.parametrize("name", [*ALIGNED, "power", "paper"])
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, "power", "paper"])
 def test_copies_and_pickles_have_the_kernel(name, kernels, calls):
     layer = cases.BUILD[name]()
     inputs = cases.inputs(layer)
@@ -264,7 +306,7 @@ def test_mixing_is_a_product_of_matrices(name):
 
 
 @pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize("name", ALIGNED)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_mixing(name, stored, kernels, calls, monkeypatch):
     if not stored:
         monkeypatch.setattr(edge_sum, "STORED", 0)
@@ -272,16 +314,25 @@ def test_mixing(name, stored, kernels, calls, monkeypatch):
     run = functools.partial(apply, layer, index)
     found = passes(run, inputs)
     third = derivatives(run, [t.requires_grad_() for t in inputs])
-    assert of(calls, "convolution")[:3] == three_passes("convolution")
+    operator = operator_of(name)
+    assert of(calls, operator)[:3] == three_passes(operator)
     kernels(False)
     assert_same(found, passes(run, inputs))
     assert_same(third, derivatives(run, inputs))
 
 
-def test_mixing_in_several_blocks_of_edges(kernels, monkeypatch):
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: AlignedConvolution("64x0e+64x1o", "0e+1o", "64x0e+64x1o"),
+        lambda: cases.channelwise("64x0e+64x1o", "0e+1o", "0e+1o"),
+    ],
+    ids=["aligned", "channelwise"],
+)
+def test_mixing_in_several_blocks_of_edges(build, kernels, monkeypatch):
     """The kernel's blocks hold 2^19 weights per thread."""
     monkeypatch.setattr(edge_sum, "STORED", 0)
-    layer = AlignedConvolution("64x0e+64x1o", "0e+1o", "64x0e+64x1o")
+    layer = build()
     edges = 2 * (1 << 19) // layer.weight_numel + 100
     x, attrs, _, index = cases.arguments(layer, cases.inputs(layer, nodes=4, edges=edges))
     inputs = [x, attrs, torch.randn(edges, 2), torch.randn(2, layer.weight_numel)]

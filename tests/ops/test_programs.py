@@ -13,10 +13,12 @@ from gaunt_plugin.ops import edge_sum, operators_in_programs
 from ..layers import cases
 from ..tolerances import assert_close
 from .passes import assert_same, passes
-from .test_kernels import ALIGNED
+from .test_kernels import CONVOLUTIONS
 
-NAMES = [*ALIGNED, "power", "paper", "gaps", "nested"]
-OPERATORS = ["convolution", "edge_frames", "powers"]
+NAMES = [*CONVOLUTIONS, "power", "paper", "gaps", "nested"]
+OPERATORS = ["convolution", "channelwise_convolution", "edge_frames", "powers"]
+
+FORWARD = {f"gaunt.{name}.default" for name in OPERATORS if name != "edge_frames"}
 
 
 def with_operators(layer):
@@ -69,7 +71,9 @@ def test_torchscript(name, kernels, calls):
     assert_same(found, passes(of_floats(layer, arguments), floats))
 
 
-@pytest.mark.parametrize("name", ["aligned", "aligned scalar parities", "power", "paper"])
+@pytest.mark.parametrize(
+    "name", ["aligned", "aligned scalar parities", "channelwise", "power", "paper"]
+)
 def test_compiled_and_traced(name, kernels, calls):
     """Whole graphs, the gradient's kernels in them; without being told they hold none."""
     torch.compiler.reset()
@@ -91,7 +95,7 @@ def test_compiled_and_traced(name, kernels, calls):
         )
         graph = record(*floats)
         targets = [str(node.target) for node in graph.graph.nodes]
-        forward = [t for t in targets if t in ("gaunt.convolution.default", "gaunt.powers.default")]
+        forward = [t for t in targets if t in FORWARD]
         backward = [t for t in targets if t.startswith("gaunt.") and "_backward" in t]
         assert bool(forward) == bool(backward) == there
         calls.clear()

@@ -151,6 +151,16 @@ static Tensor convolution(const Tensor &node_feats, const Tensor &frames, const 
                 or_left_out(rows), constants});
 }
 
+static Tensor channelwise_convolution(const Tensor &node_feats, const Tensor &harmonics,
+                                      const Tensor &weights, const std::optional<Tensor> &mixing,
+                                      const Tensor &edge_index, const std::optional<Tensor> &rows,
+                                      const Tensor &constants, int64_t width)
+{
+  return apply("channelwise_convolution", 4, {node_feats.size(0), width},
+               {node_feats, harmonics, weights, or_left_out(mixing), edge_index,
+                or_left_out(rows), constants});
+}
+
 static Tensor edge_frames(const Tensor &directions, const Tensor &constants, int64_t width)
 {
   return apply("edge_frames", 1, {directions.size(0), width}, {directions, constants});
@@ -197,6 +207,10 @@ static std::string load_and_register()
          "convolution(Tensor node_feats, Tensor frames, Tensor weights, Tensor? mixing, "
          "Tensor edge_index, Tensor? rows, Tensor constants, int width) -> Tensor",
          TORCH_FN(convolution));
+  define("channelwise_convolution",
+         "channelwise_convolution(Tensor node_feats, Tensor harmonics, Tensor weights, "
+         "Tensor? mixing, Tensor edge_index, Tensor? rows, Tensor constants, int width) -> Tensor",
+         TORCH_FN(channelwise_convolution));
   define("edge_frames", "edge_frames(Tensor directions, Tensor constants, int width) -> Tensor",
          TORCH_FN(edge_frames));
   define("powers",

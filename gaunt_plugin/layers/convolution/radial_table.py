@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ class TabulatedConvolution(TableModule):
 
     Shapes:
         As the convolution, with ``radial [edges, 5]``, the factors and the first row, in the place
-        of its weights: hosts hand one array on.
+        of its weights: hosts hand one array on. ``mixing`` is not read.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class TabulatedConvolution(TableModule):
         edge_attrs: torch.Tensor,
         radial: torch.Tensor,
         edge_index: torch.Tensor,
+        mixing: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         factors, rows = split_radial(radial)
         if self.channels_last:

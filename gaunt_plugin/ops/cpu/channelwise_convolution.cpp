@@ -347,7 +347,7 @@ template <class T> struct Problem : EdgeProblem<T> {
                                           w, w1, a, a1, sum, of_w, first, gA);
               });
             });
-          of_harmonics(gA, ge + e * entry_count);
+          of_harmonics(gA, Y, ge + e * entry_count);
           if (of_factors) {
             rows_of(mixing, e).project(of_w, of_factors + e * width, false);
             if (DUAL && v_mixing) rows_of(v_mixing, e).project(first, of_factors + e * width, true);
@@ -407,8 +407,8 @@ template <class T> struct Problem : EdgeProblem<T> {
     for (int64_t m = 0; m < dim * N; m++) to[m] = S.of[m];
   }
 
-  // gY_m2 = <C_m2, gA>, lanes summed
-  void of_harmonics(const V *gA, T *to) const {
+  // gY_m2 = <C_m2, gA>, lanes summed; Y is scratch
+  void of_harmonics(const V *gA, V *Y, T *to) const {
     for (int64_t m = 0; m < entry_count; m++) {
       const auto *term = layout.to_harmonics.data() + layout.of_harmonic[m];
       const auto *end = layout.to_harmonics.data() + layout.of_harmonic[m + 1];
@@ -416,11 +416,9 @@ template <class T> struct Problem : EdgeProblem<T> {
       for (; term + 4 <= end; term += 4)
         for (int q = 0; q < 4; q++) sum[q] += term[q].value * gA[term[q].from];
       for (; term < end; term++) sum[0] += term->value * gA[term->from];
-      const V all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-      T total = 0;
-      for (int lane = 0; lane < lanes; lane++) total += all[lane];
-      to[m] = total;
+      Y[m] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
+    sum_lanes(Y, entry_count, to);
   }
 };
 

@@ -426,12 +426,7 @@ template <class T> struct Problem : EdgeProblem<T> {
               block.outer(layout.in, X, GB, of_D);
             }
           });
-          T *to = ge + e * layout.entries;
-          for (int64_t k2 = 0; k2 < layout.entries; k2++) {
-            T total = 0;
-            for (int lane = 0; lane < LANES<T>; lane++) total += of_D[k2][lane];
-            to[k2] = total;
-          }
+          sum_lanes(of_D, layout.entries, ge + e * layout.entries);
           if (of_factors) {
             rows_of(mixing, e).project(of_weight, of_factors + e * width, false);
             if (DUAL && v_mixing)

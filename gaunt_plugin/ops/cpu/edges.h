@@ -108,11 +108,9 @@ template <class T> struct Rows {
     int64_t i = 0;
     for (; i + LANES<T> <= numel; i += LANES<T>) part(i, LANES<T>);
     if (i < numel) part(i, numel - i);
-    for (int q = 0; q < Q; q++) {
-      T total = add ? factors[q] : 0;
-      for (int lane = 0; lane < LANES<T>; lane++) total += sum[q][lane];
-      factors[q] = total;
-    }
+    T totals[Q];
+    sum_lanes(sum, Q, totals);
+    for (int q = 0; q < Q; q++) factors[q] = add ? factors[q] + totals[q] : totals[q];
   }
 };
 
