@@ -32,7 +32,7 @@ from gaunt_plugin.ops.recording import recording
 # A package of NequIP holds a copy of this code; the operators are the installed gaunt_plugin's.
 _IN_PACKAGE = __name__.startswith("<torch_package")
 # Another one when schemas or constants change.
-INTERFACE = 2
+INTERFACE = 3
 _LIBRARY = None if _IN_PACKAGE else torch.library.Library("gaunt", "FRAGMENT")
 
 

@@ -16,8 +16,9 @@ from ..tolerances import assert_close
 from .passes import assert_same, passes
 from .test_kernels import ALIGNED
 
-NAMES = [*ALIGNED, "power", "paper", "gaps", "nested"]
-OPERATORS = ["convolution", "edge_frames", "powers"]
+NAMES = [*ALIGNED, "power", "paper", "gaps", "nested", "full"]
+OPERATORS = ["convolution", "edge_frames", "polynomials", "powers"]
+FORWARD = [f"gaunt.{name}.default" for name in OPERATORS]
 
 
 def with_operators(layer):
@@ -70,7 +71,7 @@ def test_torchscript(name, kernels, calls):
     assert_same(found, passes(of_floats(layer, arguments), floats))
 
 
-@pytest.mark.parametrize("name", ["aligned", "aligned scalar parities", "power", "paper"])
+@pytest.mark.parametrize("name", ["aligned", "aligned scalar parities", "power", "paper", "full"])
 def test_compiled_and_traced(name, kernels, calls):
     """Whole graphs, the gradient's kernels in them; without being told they hold none."""
     torch.compiler.reset()
@@ -92,7 +93,7 @@ def test_compiled_and_traced(name, kernels, calls):
         )
         graph = record(*floats)
         targets = [str(node.target) for node in graph.graph.nodes]
-        forward = [t for t in targets if t in ("gaunt.convolution.default", "gaunt.powers.default")]
+        forward = [t for t in targets if t in FORWARD]
         backward = [t for t in targets if t.startswith("gaunt.") and "_backward" in t]
         assert bool(forward) == bool(backward) == there
         calls.clear()
@@ -230,7 +231,7 @@ def test_wrong_index_in_a_program(kernels):
         program(x, attrs, weights, index + 100)
 
 
-@pytest.mark.parametrize("name", ["full", "gaunt", "linear"])
+@pytest.mark.parametrize("name", ["gaunt", "linear"])
 def test_layers_without_a_kernel_stay_as_they_are(name):
     layer = cases.BUILD[name]()
     assert operators_in_programs(layer) == 0
