@@ -35,8 +35,8 @@ def samples():
     scalar = EdgeConvolution(((0, False),), ((0, False), (1, False)), (0, 1))
     power = Powers([0, 1], [0, 1], True, [1.0, 0.5], [[1.0, 0.5], [0.25, 2.0]])
     paper = Powers([0, 1], [0], False, [1.0, 0.5], [[1.0]])
-    rows = [(0, 0, 0, 1, 0), (0, 0, 1, 2, 1), (1, 1, 1, 1, 1), (1, 0, 1, 1, 2), (1, 0, 1, 1, 0)]
-    cubic = Polynomials(2, 2, 3, rows, [1.0, 0.5, -2.0, 0.25, 1.5])
+    terms = [(0, 0, 0, 1, 0), (0, 0, 1, 2, 1), (1, 1, 1, 1, 1), (1, 0, 1, 1, 2), (1, 0, 1, 1, 0)]
+    cubic = Polynomials(2, 2, 3, terms, [1.0, 0.5, -2.0, 0.25, 1.5])
     attrs = torch.eye(2)[[0, 1, 0]]
     D = r(5, frames.entries)
     return {
