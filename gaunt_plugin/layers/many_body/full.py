@@ -82,12 +82,14 @@ class Full(Parametrization):
         antisymmetric: bool = False,
     ) -> None:
         super().__init__()
-        terms = []
-        for n in range(2, correlation + 1):
-            count = sum(map(len, _of_order(functions_in, functions_out, n)))
-            if count:
-                terms.append(FullTerms(channels, num_elements, count))
-        self.terms = torch.nn.ModuleList(terms)
+        degrees = tuple(l for l, _ in functions_in)
+        counts = [
+            sum(len(nested_terms(degrees, n, L)) for L, _ in functions_out)
+            for n in range(2, correlation + 1)
+        ]
+        self.terms = torch.nn.ModuleList(
+            FullTerms(channels, num_elements, count) for count in counts if count
+        )
         self.complete(functions_in, functions_out, channels, correlation)
 
     def complete(
@@ -99,17 +101,16 @@ class Full(Parametrization):
     ) -> None:
         """Make all that isn't a weight, which files of version 0.2.0 don't hold in this form."""
         self.channels = channels
-        dim_in = sum(2 * l + 1 for l, _ in functions_in)
+        degrees_in = tuple(l for l, _ in functions_in)
+        dim_in = sum(2 * l + 1 for l in degrees_in)
         rows, values, count = [], [], 0
         for n in range(1, correlation + 1):
             # Missing factors are the variable that is 1.
             factors = monomials(dim_in, n)
             factors = np.pad(factors, ((0, 0), (0, 3 - n)), constant_values=dim_in)
             output = 0
-            for (L, _), polynomials in zip(
-                functions_out, _of_order(functions_in, functions_out, n)
-            ):
-                for polynomial in polynomials:
+            for L, _ in functions_out:
+                for polynomial in full_polynomials(degrees_in, n, L):
                     o, m = np.nonzero(abs(polynomial) > 1e-12 * abs(polynomial).max())
                     term = np.full(len(o), count)
                     rows.append(np.column_stack([output + o, factors[m], term]))
@@ -130,13 +131,6 @@ class Full(Parametrization):
         for terms in self.terms:
             weights.append(terms.weight.view(terms.weight.shape[0], self.channels, -1))
         return self.polynomials(x, torch.cat(weights, dim=2), node_attrs)
-
-
-def _of_order(
-    functions_in: List[Function], functions_out: List[Function], order: int
-) -> List[np.ndarray]:
-    degrees_in = tuple(l for l, _ in functions_in)
-    return [full_polynomials(degrees_in, order, L) for L, _ in functions_out]
 
 
 class FullTerms(torch.nn.Module):
