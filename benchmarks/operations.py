@@ -263,8 +263,9 @@ def many_bodies(quick):
                 label: lambda k=kind, n=(lmax, lout, nu): many_body(k, atoms, channels, *n)
                 for label, kind in kinds.items()
             }
-            for label in ("Gaunt, power", "Gaunt, paper"):
-                builds |= with_plain(label, builds[label])
+            for label in ("Gaunt, power", "Gaunt, paper", "Gaunt, full"):
+                if label in builds:
+                    builds |= with_plain(label, builds[label])
             if not CUEQ:
                 builds |= dict.fromkeys(("MACE, reduced basis", "cuEquivariance"), missing)
             shape = f"{atoms} atoms, {channels} channels, l ≤ {lmax} → l ≤ {lout}, ν = {nu}"

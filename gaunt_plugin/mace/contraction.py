@@ -11,7 +11,7 @@ import torch
 from gaunt_plugin.layers import GauntManyBody
 from gaunt_plugin.layers.irreps import Irreps, degrees_of
 from gaunt_plugin.layers.many_body.full import full_polynomials
-from gaunt_plugin.sphere import of_monomials
+from gaunt_plugin.sphere import nested_terms, of_monomials
 
 # MACE's coefficients may have been rounded to float32.
 TOLERANCE = 1e-5
@@ -102,7 +102,7 @@ def _blocks(stock, full: GauntManyBody) -> Iterator[_Block]:
     _, degrees_out = degrees_of(full.irreps_out, "irreps_out")
     names = {1: "linear.weight"}
     for n in range(2, correlation + 1):
-        if any(len(full_polynomials(degrees_in, n, L)) for L in degrees_out):
+        if any(nested_terms(degrees_in, n, L) for L in degrees_out):
             names[n] = f"product.terms.{len(names) - 1}.weight"
     ends = dict.fromkeys(names, 0)
     for k, (L, contraction) in enumerate(zip(degrees_out, stock.contractions)):

@@ -13,6 +13,9 @@ from gaunt_plugin.ops.operation import Operation, plain_of
 from gaunt_plugin.ops.recording import recording
 from gaunt_plugin.ops.tables import pack
 
+# Numbers per node, channel and coefficient that the plain form has at a time: they fit the cache.
+BLOCK = 1 << 20
+
 
 class Polynomials(Operation):
     r"""Weighted sums of polynomials of the features, channel by channel.
@@ -44,17 +47,20 @@ class Polynomials(Operation):
     ) -> None:
         super().__init__()
         self.outputs = outputs
-        rows, values = _in_groups(np.array(rows, dtype=np.int64).reshape(-1, 5), np.array(values))
+        rows, values = _in_groups(rows, values)
         numbers = [variables, outputs, terms, len(rows), *rows.ravel().tolist()]
         self.register_table("constants", pack(numbers, values.tolist()))
 
         entries, entry = np.unique(rows[:, :4], axis=0, return_inverse=True)
-        of_terms = np.zeros((terms, len(entries)))
-        np.add.at(of_terms, (rows[:, 4], entry.ravel()), values)
-        to_output = np.zeros((len(entries), outputs))
-        to_output[np.arange(len(entries)), entries[:, 0]] = 1.0
+        pairs, pair = np.unique(entries[:, 1:3], axis=0, return_inverse=True)
+        of_terms = np.zeros((len(entries), terms))
+        np.add.at(of_terms, (entry.ravel(), rows[:, 4]), values)
+        to_output = np.zeros((outputs, len(entries)))
+        to_output[entries[:, 0], np.arange(len(entries))] = 1.0
         self.register_table("of_terms", of_terms)
-        self.register_table("factors", entries[:, 1:].T)
+        self.register_table("pairs", pairs.T)
+        self.register_table("pair", pair.ravel())
+        self.register_table("k", entries[:, 3])
         self.register_table("to_output", to_output)
 
     @classmethod
@@ -63,75 +69,74 @@ class Polynomials(Operation):
         rows = tuple(tuple(rest[5 * k : 5 * k + 5]) for k in range(count))
         return variables, outputs, terms, rows, tuple(values)
 
-    def calls_operator(self, node_feats: torch.Tensor, node_attrs: torch.Tensor) -> bool:
-        """Whether a call with these is one of the operator."""
-        if node_attrs.requires_grad:
-            return False
-        if torch.jit.is_scripting():
-            return self.in_programs
-        return self._calls_operator(node_feats, node_attrs)
-
-    @torch.jit.unused
-    def _calls_operator(self, node_feats: torch.Tensor, node_attrs: torch.Tensor) -> bool:
-        if recording():
-            return self.in_programs
-        return node_feats.is_cpu and has_kernel(node_feats, node_attrs)
-
     def forward(
         self, node_feats: torch.Tensor, weights: torch.Tensor, node_attrs: torch.Tensor
     ) -> torch.Tensor:
-        if not self.calls_operator(node_feats, node_attrs):
-            return self.plain(node_feats, weights, node_attrs)
         if torch.jit.is_scripting():
-            return torch.ops.gaunt.polynomials(
-                node_feats, weights, node_attrs, self.constants, self.outputs
-            )
-        return self._operator(node_feats, weights, node_attrs)
+            if self.in_programs and not node_attrs.requires_grad:
+                return torch.ops.gaunt.polynomials(
+                    node_feats, weights, node_attrs, self.constants, self.outputs
+                )
+            return self.plain(node_feats, weights, node_attrs)
+        return self._python(node_feats, weights, node_attrs)
 
     @torch.jit.unused
-    def _operator(
+    def _python(
         self, node_feats: torch.Tensor, weights: torch.Tensor, node_attrs: torch.Tensor
     ) -> torch.Tensor:
-        run = self.operator if recording() else self.operator.eagerly
-        return run(node_feats, weights, node_attrs, self.constants, self.outputs)
+        arguments = node_feats, weights, node_attrs, self.constants, self.outputs
+        if recording():
+            if self.in_programs and not node_attrs.requires_grad:
+                return self.operator(*arguments)
+        elif node_feats.is_cpu:
+            if has_kernel(*arguments[:3]) and not node_attrs.requires_grad:
+                return self.operator.eagerly(*arguments)
+            rows = max(1, BLOCK // max(1, node_feats.shape[1] * len(self.k)))
+            blocks = zip(node_feats.split(rows), node_attrs.split(rows))
+            return torch.cat([self.plain(x, weights, attrs) for x, attrs in blocks])
+        return self.plain(node_feats, weights, node_attrs)
 
     def plain(
         self, node_feats: torch.Tensor, weights: torch.Tensor, node_attrs: torch.Tensor
     ) -> torch.Tensor:
-        coefficients = (weights @ self.of_terms).flatten(1)  # zct,te->zce
-        coefficients = (node_attrs @ coefficients).view(*node_feats.shape[:2], -1)
-        x = torch.cat([node_feats, torch.ones_like(node_feats[:, :, :1])], dim=2)
-        for i in range(3):
-            coefficients = coefficients * x.index_select(2, self.factors[i])
-        return coefficients @ self.to_output  # nce,eo->nco
+        nodes, channels = node_feats.shape[0], node_feats.shape[1]
+        elements, terms, count = weights.shape[0], weights.shape[2], self.k.shape[0]
+        # Rows of nodes and channels behind each other are gathered faster than single numbers.
+        x = node_feats.permute(2, 0, 1)
+        x = torch.cat([x, torch.ones_like(x[:1])])
+        if elements <= terms:
+            C = self.of_terms @ weights.flatten(0, 1).t()  # et,zct->ezc
+            C = node_attrs @ C.view(count, elements, channels)  # nz,ezc->enc
+        else:
+            w = (node_attrs @ weights.flatten(1)).view(nodes * channels, terms)  # nz,zct->nct
+            C = (self.of_terms @ w.t()).view(count, nodes, channels)  # et,nct->enc
+        product = x.index_select(0, self.pairs[0]) * x.index_select(0, self.pairs[1])
+        entries = C * x.index_select(0, self.k) * product.index_select(0, self.pair)
+        out = self.to_output @ entries.flatten(1)  # oe,enc->onc
+        return out.view(self.outputs, nodes, channels).permute(1, 2, 0)
 
 
-def _in_groups(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _in_groups(rows, values) -> tuple[np.ndarray, np.ndarray]:
     """The same, ``i j k`` of each monomial in an order of few groups ``(i, j, o)``.
 
     Kernels make each ``x_i x_j`` once, and once per group its product with a sum over k. Groups
-    with the most entries left are taken first.
+    with the most monomials left are taken first.
     """
-    entries = {(int(o), *sorted(map(int, ijk))) for o, *ijk in rows[:, :4]}
-    members = defaultdict(set)
-    for entry in entries:
-        o, *ijk = entry
-        for k in range(3):
-            members[(*(ijk[:k] + ijk[k + 1 :]), o)].add(entry)
+    rows = np.array(rows, dtype=np.int64).reshape(-1, 5).tolist()
+    rows = [(o, *sorted(factors), t) for o, *factors, t in rows]
+    members = defaultdict(dict)
+    for o, a, b, c in sorted({row[:4] for row in rows}):
+        for i, j, k in ((a, b, c), (a, c, b), (b, c, a)):
+            members[i, j, o][o, a, b, c] = k
     place: dict[tuple, tuple] = {}
     for size in range(max(map(len, members.values()), default=0), 0, -1):
-        for group in sorted(members):
-            left = sorted(e for e in members[group] if e not in place)
+        for group, found in sorted(members.items()):
+            left = [monomial for monomial in found if monomial not in place]
             if len(left) == size:
-                i, j, o = group
-                for entry in left:
-                    rest = list(entry[1:])
-                    rest.remove(i), rest.remove(j)
-                    place[entry] = (i, j, o, rest[0])
-    keys = [(*place[int(o), *sorted(map(int, ijk))], int(t)) for o, *ijk, t in rows]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    sorted_rows = [(o, i, j, k, t) for i, j, o, k, t in (keys[q] for q in order)]
-    return np.array(sorted_rows, dtype=np.int64).reshape(-1, 5), values[order]
+                place.update({monomial: (*group, found[monomial]) for monomial in left})
+    ordered = sorted(((*place[row[:4]], row[4]), value) for row, value in zip(rows, values))
+    sorted_rows = [(o, i, j, k, t) for (i, j, o, k, t), _ in ordered]
+    return np.array(sorted_rows, dtype=np.int64).reshape(-1, 5), np.array([v for _, v in ordered])
 
 
 Polynomials.operator = Operator(

@@ -133,15 +133,14 @@ def of_monomials(tensor: np.ndarray, order: int) -> np.ndarray:
     return total / same.reshape(-1, *[1] * (tensor.ndim - order))
 
 
-@lru_cache(maxsize=256)
 def nested_polynomials(degrees: tuple[int, ...], correlation: int, l_out: int) -> np.ndarray:
     """The terms of :func:`nested_terms` as polynomials of the components of A.
 
     Each product is scaled so that independent unit normal factors give components of variance 1.
 
     Returns:
-        Read-only array ``[terms, 2 l_out + 1, monomials]``, float64, of
-        :func:`monomials` of the components of all degrees, in their order.
+        Array ``[terms, 2 l_out + 1, monomials]``, float64, of :func:`monomials` of the components
+        of all degrees, in their order.
     """
     ends = np.cumsum([2 * l + 1 for l in degrees])
     where = {l: slice(end - 2 * l - 1, end) for l, end in zip(degrees, ends)}
@@ -158,9 +157,7 @@ def nested_polynomials(degrees: tuple[int, ...], correlation: int, l_out: int) -
             tensor[where[a], where[b], where[c]] = np.tensordot(inner, outer, 1)
         out.append(of_monomials(tensor, correlation).T)
     count = len(monomials(ends[-1], correlation))
-    polynomials = np.array(out).reshape(-1, 2 * l_out + 1, count)
-    polynomials.setflags(write=False)
-    return polynomials
+    return np.array(out).reshape(-1, 2 * l_out + 1, count)
 
 
 def _unit_gaunt(a: int, b: int, k: int) -> np.ndarray:

@@ -43,8 +43,8 @@ def make_model(
         block = "GauntAttResidualInteractionBlock"
         options = {"cueq_config": GauntConfig(convolution_rank=(2,)), "apply_cutoff": False}
     else:
-        # both convolutions and two products
-        names = ("aligned", "grid", "aligned")[:layers], ("power", "paper", "power")[:layers]
+        # both convolutions and three products
+        names = ("aligned", "grid", "aligned")[:layers], ("power", "paper", "full")[:layers]
         if kind == "aligned":
             names = ("aligned",) * layers, names[1]
         if kind == "channelwise":

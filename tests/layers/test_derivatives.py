@@ -63,7 +63,12 @@ def function_and_inputs(name):
             new = dict(zip(parameters, weights, strict=True))
             return torch.func.functional_call(layer, new, (x, node_attrs))
 
-        inputs = [x, torch.rand(2, cases.ELEMENTS), *(w.detach() for w in parameters.values())]
+        attrs = torch.rand(2, cases.ELEMENTS)
+        inputs = [x, attrs, *(w.detach() for w in parameters.values())]
+        if name == "full":  # whose kernel has no gradient of node_attrs
+            with_attrs = function
+            function = lambda x, *weights: with_attrs(x, attrs, *weights)  # noqa: E731
+            del inputs[1]
     return function, [t.clone().requires_grad_() for t in inputs]
 
 

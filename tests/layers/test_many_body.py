@@ -1,4 +1,6 @@
 import math
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from ..tolerances import assert_close
 from . import cases
 
 LS = "0e+1o+2e+3o"
+SAVED = Path(__file__).parent / "saved"
 PARAMETRIZATIONS = ["power", "paper", "full", "nested"]
 
 
@@ -188,6 +191,20 @@ def test_few_nodes(name, nodes):
     for parameter in layer.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_full_of_version_0_2_0(dtype):
+    """Files hold whole layers; that release kept other tables in this one."""
+    saved = torch.load(SAVED / "full-0.2.0.pt", weights_only=False)
+    assert saved["layer"].product.polynomials.of_terms.dtype == torch.float64
+    layer = saved["layer"].to(dtype)
+    found = layer(saved["x"].to(dtype), saved["node_attrs"].to(dtype))
+    assert_close(found, saved["out"], "program" if dtype == torch.float64 else "program32")
+    again = torch.jit.script(pickle.loads(pickle.dumps(layer)))
+    assert_close(again(saved["x"].to(dtype), saved["node_attrs"].to(dtype)), found, "program32")
+    fresh = GauntManyBody("1x0e+1x1o", "1x0e+1x1o", 3, 2, "full")
+    assert fresh.state_dict().keys() == layer.state_dict().keys()
 
 
 def test_weights_mix_soft_elements():

@@ -9,6 +9,7 @@ import torch
 
 from gaunt_plugin.layers import AlignedConvolution, GauntManyBody
 from gaunt_plugin.ops import EdgeFrames, edge_sum
+from gaunt_plugin.ops import polynomials as ops_polynomials
 
 from ..layers import cases
 from ..layers.test_derivatives import function_and_inputs
@@ -183,16 +184,93 @@ def test_powers(name, dtype, calls, kernels):
     assert_same(ours, plain, "program" if dtype == torch.float64 else "program32")
 
 
-@pytest.mark.parametrize("name", ["aligned", "aligned scalars", "channelwise", "power", "paper"])
+# irreps, correlation, channels, nodes
+POLYNOMIALS = {
+    "all degrees": ("0e+1o+2e+3o", "0e+1o+2e", 3, 20, 3),
+    "gaps": ("1o+3o", "0e+2e", 3, 9, 6),
+    "order 2": ("0e+1o+2e", "0e+1o+2e+3o", 2, 8, 5),
+    "one channel": ("0e+1o", "1o", 3, 1, 5),
+    "several jobs": ("0e+1o", "0e+1o", 3, 3, 300),
+    "one node": ("0e+1o+2e", "0e+1o", 3, 16, 1),
+    "no nodes": ("0e+1o", "0e+1o", 3, 8, 0),
+}
+ATTRIBUTES = {
+    "one-hot": lambda nodes: torch.eye(ELEMENTS)[torch.randint(ELEMENTS, (nodes,))],
+    "one element": lambda nodes: torch.eye(ELEMENTS)[torch.ones(nodes, dtype=torch.int64)],
+    "soft": lambda nodes: torch.rand(nodes, ELEMENTS),
+    "none or several": lambda nodes: torch.randint(-1, 2, (nodes, ELEMENTS)).double(),
+}
+
+
+@pytest.mark.parametrize("attributes", ATTRIBUTES)
+@pytest.mark.parametrize("name", POLYNOMIALS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_polynomials(name, attributes, dtype, kernels, calls):
+    irreps_in, irreps_out, correlation, channels, nodes = POLYNOMIALS[name]
+    many = ["+".join(f"{channels}x{ir}" for ir in s.split("+")) for s in (irreps_in, irreps_out)]
+    layer = GauntManyBody(*many, correlation, ELEMENTS, "full").to(dtype)
+    x = torch.randn(nodes, channels, layer.dims_in, dtype=dtype)
+    attrs = ATTRIBUTES[attributes](nodes).to(dtype)
+
+    def run(x, *_):
+        return layer(x, attrs)
+
+    found = passes(run, [x, *layer.parameters()])
+    assert calls == three_passes("polynomials")
+    kernels(False)
+    expected = passes(run, [x, *layer.parameters()])
+    assert len(calls) == 3
+    assert_same(found, expected, "program" if dtype == torch.float64 else "program32")
+
+
+def test_gradients_of_attributes_are_those_of_the_plain_form(kernels, calls):
+    layer = cases.BUILD["full"]()
+    x, attrs = cases.inputs(layer)
+    expected = layer(x, attrs)
+    assert len(calls) == 1
+    out = layer(x, attrs.requires_grad_())
+    assert len(calls) == 1
+    assert_same([out], [expected])
+    (gradient,) = torch.autograd.grad(out.sum(), attrs)
+    one = layer(x[:1], torch.tensor([[0.0, 1.0, 0.0]]))
+    assert_same([gradient[0, 1]], [one.sum()])
+    assert torch.autograd.gradgradcheck(layer, [x.requires_grad_(), attrs], fast_mode=True)
+
+
+def test_plain_polynomials_in_several_blocks(kernels, monkeypatch):
+    layer = cases.BUILD["full"]()
+    kernels(False)
+    x, attrs = cases.inputs(layer, nodes=11)
+    found = []
+    for block in (ops_polynomials.BLOCK, 500):
+        monkeypatch.setattr(ops_polynomials, "BLOCK", block)
+        found.append(passes(lambda x, *_: layer(x, attrs), [x, *layer.parameters()]))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("elements", [2, 40])  # fewer and more than weights per channel
+def test_plain_polynomials_of_few_and_many_elements(elements, kernels, calls):
+    layer = GauntManyBody("2x0e+2x1o", "2x0e+2x1o", 3, elements, "full")
+    x, attrs = torch.randn(5, 2, 4), torch.rand(5, elements)
+    found = layer(x, attrs)
+    assert calls
+    kernels(False)
+    assert_same([found], [layer(x, attrs)])
+
+
+@pytest.mark.parametrize(
+    "name", ["aligned", "aligned scalars", "channelwise", "power", "paper", "full"]
+)
 def test_derivatives_by_differences(name, kernels, calls):
     function, inputs = function_and_inputs(name)
     assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=name in ("power", "paper"))
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=name in cases.MANY_BODY)
     assert {number for _, number in calls} == {FORWARD, BACKWARD, DOUBLE_BACKWARD}
 
 
 @pytest.mark.parametrize(
-    "name", ["aligned", "aligned scalars", "channelwise", "power", "paper", "nested"]
+    "name",
+    ["aligned", "aligned scalars", "channelwise", "power", "paper", "nested", "full"],
 )
 def test_third_derivatives(name, kernels, calls):
     function, inputs = function_and_inputs(name)
@@ -203,7 +281,7 @@ def test_third_derivatives(name, kernels, calls):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("name", ["aligned", "channelwise", "power"])
+@pytest.mark.parametrize("name", ["aligned", "channelwise", "power", "full"])
 def test_threads_give_the_same_numbers(name, threads, kernels):
     function, inputs = function_and_inputs(name)
     expected = passes(function, inputs)
@@ -238,7 +316,7 @@ def test_few_nodes_and_edges(name, nodes, edges, mixed, kernels, calls, monkeypa
     assert_same(found, passes(run, inputs))
 
 
-@pytest.mark.parametrize("name", ["aligned", "channelwise", "power"])
+@pytest.mark.parametrize("name", ["aligned", "channelwise", "power", "full"])
 def test_memory_layouts(name, kernels, calls):
     layer = cases.BUILD[name]()
     inputs = cases.inputs(layer)
@@ -255,7 +333,7 @@ def test_memory_layouts(name, kernels, calls):
     assert calls
 
 
-@pytest.mark.parametrize("name", [*CONVOLUTIONS, "power", "paper"])
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, "power", "paper", "full"])
 def test_copies_and_pickles_have_the_kernel(name, kernels, calls):
     layer = cases.BUILD[name]()
     inputs = cases.inputs(layer)
@@ -266,7 +344,7 @@ def test_copies_and_pickles_have_the_kernel(name, kernels, calls):
         assert calls
 
 
-@pytest.mark.parametrize("name", ["full", "gaunt", "linear", "power parities", "product"])
+@pytest.mark.parametrize("name", ["gaunt", "linear", "power parities", "product"])
 def test_layers_without_a_kernel(name, kernels, calls):
     layer = cases.BUILD[name]()
     cases.run(layer, cases.inputs(layer))

@@ -11,14 +11,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from gaunt_plugin.layers import AlignedConvolution
-from gaunt_plugin.ops import EdgeConvolution, EdgeFrames, PathConvolution, Powers, edge_sum
+from gaunt_plugin.ops import (
+    EdgeConvolution,
+    EdgeFrames,
+    PathConvolution,
+    Polynomials,
+    Powers,
+    edge_sum,
+)
 
 from ..layers import cases
 from ..layers.test_derivatives import SMALL, function_and_inputs
 from ..tolerances import assert_close
 from .passes import assert_same
 
-KERNELS = ["aligned", "aligned scalars", "channelwise", "power", "paper"]
+KERNELS = ["aligned", "aligned scalars", "channelwise", "power", "paper", "full"]
 
 
 def samples():
@@ -34,6 +41,9 @@ def samples():
     scalar = EdgeConvolution(((0, False),), ((0, False), (1, False)), (0, 1))
     power = Powers([0, 1], [0, 1], True, [1.0, 0.5], [[1.0, 0.5], [0.25, 2.0]])
     paper = Powers([0, 1], [0], False, [1.0, 0.5], [[1.0]])
+    terms = [(0, 0, 0, 1, 0), (0, 0, 1, 2, 1), (1, 1, 1, 1, 1), (1, 0, 1, 1, 2), (1, 0, 1, 1, 0)]
+    cubic = Polynomials(2, 2, 3, terms, [1.0, 0.5, -2.0, 0.25, 1.5])
+    attrs = torch.eye(2)[[0, 1, 0]]
     D = r(5, frames.entries)
     apart = cases.channelwise("2x0e+3x1o", "0e+1o", "0e+1o+1e").convolution
     assert isinstance(apart, PathConvolution)
@@ -53,14 +63,21 @@ def samples():
         "channelwise_convolution, mixing": (x, Y, r(5, 4), r(4, apart.numel), index, None, *behind),
         "channelwise_convolution, rows": (x, Y, r(5, 5), r(8, apart.numel), index, rows, *behind),
         "powers": (r(3, 2, 4), r(3, 2, power.terms, 2), r(3, 2, 2, 2), power.constants, 4),
+        "polynomials": (r(3, 4, 2), r(2, 4, 3), attrs, cubic.constants, 2),
         "powers, no weights_in": (r(3, 2, 4), r(3, 1, paper.terms, 2), None, paper.constants, 1),
     }
 
 
 SAMPLES = ["edge_frames", "convolution", "convolution, mixing", "convolution, rows"]
-SAMPLES += ["convolution, scalars", "powers", "powers, no weights_in"]
+SAMPLES += ["convolution, scalars", "powers", "powers, no weights_in", "polynomials"]
 SAMPLES += ["channelwise_convolution" + kind for kind in ("", ", mixing", ", rows")]
-COUNTS = {"edge_frames": 1, "convolution": 4, "channelwise_convolution": 4, "powers": 3}
+COUNTS = {
+    "edge_frames": 1,
+    "convolution": 4,
+    "channelwise_convolution": 4,
+    "powers": 3,
+    "polynomials": 2,
+}
 
 
 def three_operators(name):
@@ -296,7 +313,7 @@ def test_transforms_of_functions(name, kernels, calls):
     _, tangent = torch.func.jvp(energy, (inputs[0],), (torch.ones_like(inputs[0]),))
     used = dict(calls)
     assert ("edge_frames" if name == "frames" else "convolution") not in used
-    assert not {"channelwise_convolution", "powers"} & used.keys()
+    assert not {"channelwise_convolution", "powers", "polynomials"} & used.keys()
     (expected,) = torch.autograd.grad(energy(inputs[0]), inputs[0])
     assert calls
     assert_close(gradient, expected, "program")
@@ -374,7 +391,9 @@ def test_activation_checkpointing(name, kernels, calls):
         a.clone().requires_grad_() if a.is_floating_point() else a
         for a in cases.arguments(layer, cases.inputs(layer))
     ]
-    wanted = [a for a in arguments if a.is_floating_point()] + list(layer.parameters())
+    if name == "full":  # whose kernel has no gradient of node_attrs
+        arguments[1].requires_grad_(False)
+    wanted = [a for a in arguments if a.requires_grad] + list(layer.parameters())
 
     def gradients(function):
         return torch.autograd.grad(function(*arguments).pow(2).sum(), wanted)
@@ -423,7 +442,7 @@ def test_retained_and_freed_graphs(name, kernels):
         torch.autograd.grad(out, inputs)
 
 
-@pytest.mark.parametrize("name", ["aligned", "power", "nested"])
+@pytest.mark.parametrize("name", ["aligned", "power", "nested", "full"])
 @pytest.mark.parametrize("on", [True, False])
 def test_autocast(name, on, kernels):
     """Layers compute in float32, whatever the layers before them give."""

@@ -27,7 +27,8 @@ from .test_operators import (
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-WITHOUT_ROWS = [name for name in SAMPLES if "rows" not in name]  # those are for the CPU's kernel
+# those of the CPU's kernels alone left out
+BOTH = [name for name in SAMPLES if "rows" not in name and name != "polynomials"]
 KIND = {torch.float64: "program", torch.float32: "program32"}
 
 
@@ -294,7 +295,7 @@ def moved(arguments, way):
 
 
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("name", WITHOUT_ROWS)
+@pytest.mark.parametrize("name", BOTH)
 def test_are_registered_as_torch_wants_them(name, number, way):
     operator, arguments = three_operators(name)[number]
     arguments = moved(arguments, way)
@@ -302,7 +303,7 @@ def test_are_registered_as_torch_wants_them(name, number, way):
     torch.library.opcheck(operator, arguments, test_utils=utils)
 
 
-@pytest.mark.parametrize("name", WITHOUT_ROWS)
+@pytest.mark.parametrize("name", BOTH)
 def test_only_what_is_needed(name, way):
     """Each gradient alone is the same as with all others."""
     for operator, arguments in three_operators(name)[1:]:
@@ -310,7 +311,7 @@ def test_only_what_is_needed(name, way):
 
 
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("name", WITHOUT_ROWS)
+@pytest.mark.parametrize("name", BOTH)
 def test_wrong_calls_name_the_operand(name, number, way):
     """Before any kernel starts. What happens to fit (as many edges, nodes) is computed."""
     operator, arguments = three_operators(name)[number]
@@ -349,9 +350,9 @@ def test_status_names_triton(way):
     assert cuda.status() == f"GPU kernels: triton {triton.__version__}"
 
 
-def test_rows_of_a_table_are_refused(way):
-    """They are for the CPU's kernel; on a GPU layers take the plain form."""
-    arguments = samples()["convolution, rows"]
-    arguments = [a.to(way.name) if isinstance(a, torch.Tensor) else a for a in arguments]
+def test_what_only_the_cpu_has_is_refused(way):
+    """On a GPU layers take the plain form."""
     with pytest.raises(ValueError, match="rows of a table"):
-        torch.ops.gaunt.convolution(*arguments)
+        torch.ops.gaunt.convolution(*moved(samples()["convolution, rows"], way))
+    with pytest.raises(ValueError, match="gaunt::polynomials has no kernel for GPUs"):
+        torch.ops.gaunt.polynomials(*moved(samples()["polynomials"], way))

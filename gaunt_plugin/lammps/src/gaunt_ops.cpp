@@ -166,6 +166,13 @@ static Tensor edge_frames(const Tensor &directions, const Tensor &constants, int
   return apply("edge_frames", 1, {directions.size(0), width}, {directions, constants});
 }
 
+static Tensor polynomials(const Tensor &node_feats, const Tensor &weights,
+                          const Tensor &node_attrs, const Tensor &constants, int64_t width)
+{
+  return apply("polynomials", 2, {node_feats.size(0), node_feats.size(1), width},
+               {node_feats, weights, node_attrs, constants});
+}
+
 static Tensor powers(const Tensor &node_feats, const Tensor &weights_out,
                      const std::optional<Tensor> &weights_in, const Tensor &constants,
                      int64_t width)
@@ -213,6 +220,10 @@ static std::string load_and_register()
          TORCH_FN(channelwise_convolution));
   define("edge_frames", "edge_frames(Tensor directions, Tensor constants, int width) -> Tensor",
          TORCH_FN(edge_frames));
+  define("polynomials",
+         "polynomials(Tensor node_feats, Tensor weights, Tensor node_attrs, Tensor constants, "
+         "int width) -> Tensor",
+         TORCH_FN(polynomials));
   define("powers",
          "powers(Tensor node_feats, Tensor weights_out, Tensor? weights_in, Tensor constants, "
          "int width) -> Tensor",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, List
+
 import numpy as np
 import torch
 
@@ -101,6 +103,10 @@ class GauntManyBody(Layer):
     al., NeurIPS 2022, arXiv 2206.07697.
     """
 
+    # Whether the product makes the term of order one, too.
+    joint = False
+    __constants__: ClassVar[List[str]] = ["joint"]
+
     def __init__(
         self,
         irreps_in: Irreps | str,
@@ -155,6 +161,14 @@ class GauntManyBody(Layer):
                 rank,
                 antisymmetric,
             )
+        self.joint = isinstance(self.product, Full)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if isinstance(self.product, Full) and not self.joint:  # a file of version 0.2.0
+            functions = [functions_of(i, "")[1] for i in (self.irreps_in, self.irreps_out)]
+            self.product.complete(*functions, self.channels, self.contraction_degree)
+            self.joint = True
 
     def forward(self, x: torch.Tensor, node_attrs: torch.Tensor) -> torch.Tensor:
         if x.dim() != 3 or x.shape[1] != self.channels or x.shape[2] != self.dims_in:
@@ -170,13 +184,17 @@ class GauntManyBody(Layer):
             raise ValueError(
                 f"x and node_attrs must be of one dtype, got {x.dtype} and {node_attrs.dtype}"
             )
-        out = torch.zeros(
-            [x.shape[0], self.channels, sum(self.dims_out)], dtype=x.dtype, device=x.device
-        )
-        if self.linear is not None:
-            out = out + self.linear(x, node_attrs)
-        if self.product is not None:
-            out = out + self.product(x, node_attrs)
+        if self.joint:
+            linear = None if self.linear is None else self.linear.weight
+            out = self.product(x, node_attrs, linear)
+        else:
+            out = torch.zeros(
+                [x.shape[0], self.channels, sum(self.dims_out)], dtype=x.dtype, device=x.device
+            )
+            if self.linear is not None:
+                out = out + self.linear(x, node_attrs)
+            if self.product is not None:
+                out = out + self.product(x, node_attrs)
         return flat_first(out, self.dims_out)
 
     def extra_repr(self) -> str:

@@ -23,6 +23,7 @@
 namespace {
 
 constexpr int64_t CHUNK = 128;  // nodes of a job
+constexpr int NODES = 4;        // at a time
 
 // What is accumulated of a product: its derivative, if there is one.
 template <class V> void add_result(V &to, const V &a, const V &b) { to += a * b; }
@@ -121,7 +122,7 @@ template <class V, class S, class C> struct Work {
 };
 
 // S: numbers that depend on the features; C: coefficients, with a derivative or without.
-template <class V, class S, class C, int NODES, bool OUT, bool GRADIENT, bool WEIGHTS, class T>
+template <class V, class S, class C, bool OUT, bool GRADIENT, bool WEIGHTS, class T>
 void evaluate(const Layout<T> &layout, const Work<V, S, C> &w) {
   const Group *group = layout.groups.data();
   const int32_t *k = layout.k.data();
@@ -197,7 +198,7 @@ template <class T, class S, class C, bool OUT, bool GRADIENT, bool WEIGHTS>
 void run(const Layout<T> &layout, const Call<T> &call) {
   using V = Vec<T>;
   constexpr bool dual = !std::is_same_v<S, V>, dual_weights = !std::is_same_v<C, V>;
-  constexpr int lanes = LANES<T>, NODES = dual ? 2 : 4;
+  constexpr int lanes = LANES<T>;
   const int64_t channels = call.channels, blocks = (channels + lanes - 1) / lanes;
   const int64_t dim = layout.variables, outputs = layout.outputs, terms = layout.terms;
   const Plan plan(call.attrs, call.nodes, call.elements);
@@ -261,7 +262,7 @@ void run(const Layout<T> &layout, const Call<T> &call) {
           });
           std::fill(work.out, work.out + NODES * outputs, V{});
           std::fill(work.gx, work.gx + NODES * (dim + 1), V{});
-          evaluate<V, S, C, NODES, OUT, GRADIENT, WEIGHTS>(layout, work);
+          evaluate<V, S, C, OUT, GRADIENT, WEIGHTS>(layout, work);
           each_node([&](int64_t n, const Member &m) {
             const int64_t row = m.node * channels + channel;
             if constexpr (OUT)

@@ -34,7 +34,9 @@ def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
         )
     constants, *rest = arrays
     if name not in _OPERATORS:
-        raise ValueError(f"there is no operator gaunt::{name}")
+        raise ValueError(
+            f"gaunt::{name} has no kernel for GPUs: make the program without the operators"
+        )
     operator = importlib.import_module(f"gaunt_plugin.ops.cuda.{name}")
     device = rest[0].device
     try:
