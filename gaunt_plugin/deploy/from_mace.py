@@ -193,6 +193,13 @@ class _TabulatedEmbedding(torch.nn.Module):
         return join_radial(factors, rows), None
 
 
+def _convolution_of(block: torch.nn.Module) -> torch.nn.Module:
+    convolution = block.conv_tp.convolution
+    if isinstance(convolution, ChannelsLastConvolution):
+        return convolution.convolution
+    return convolution
+
+
 def _keeps_channels_last(block: torch.nn.Module) -> bool:
     """Whether a block does nothing with its messages but a linear layer from irrep to irrep."""
     linear = block.linear
@@ -229,10 +236,7 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
     for block in model.interactions:
         if type(block).__name__ not in _TABULATED:
             raise radial.NoTablesError(f"it has a {type(block).__name__}")
-        convolution = block.conv_tp.convolution
-        if isinstance(convolution, ChannelsLastConvolution):
-            convolution = convolution.convolution
-        radial.check_convolution(convolution)
+        radial.check_convolution(_convolution_of(block))
     count = edge_model.num_elements
     typed = hasattr(exact.radial_embedding, "distance_transform")
     cutoffs = [float(exact.r_max)] * (count**2 if typed else 1)
@@ -272,7 +276,9 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
             linear.weight = block.linear.weight
             block.linear = linear
             block.reshape = ChannelsFirst(sum(ir.dim for _, ir in irreps_out), irreps_out[0].mul)
-        block.conv_tp = TabulatedConvolution(block.conv_tp.convolution, next(tables).numpy(), last)
+        last = last or isinstance(block.conv_tp.convolution, ChannelsLastConvolution)
+        table_of = next(tables).numpy()
+        block.conv_tp = TabulatedConvolution(_convolution_of(block), table_of, last)
         for name, layer in list(block.named_children()):
             if isinstance(layer, LayoutLinear):
                 setattr(block, name, FixedLinear(layer))

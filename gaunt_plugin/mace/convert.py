@@ -103,8 +103,6 @@ def gaunt_config(config: dict) -> dict:
         raise ConversionError(
             f"its correlation is {max(orders)}, and the product 'full' takes 1 to {MAX_CORRELATION}"
         )
-    if config["use_so3"]:
-        raise ConversionError("it has no parity (use_so3), which Gaunt layers need")
     config = dict(config)
     for name in ("interaction_cls", "interaction_cls_first"):
         stock = config[name].__name__
@@ -136,6 +134,8 @@ def _check_stock(model: torch.nn.Module) -> None:
         raise ConversionError(
             "its radial functions are of type chebyshev, which have no derivative in MACE"
         )
+    if getattr(model, "use_so3", False):
+        raise ConversionError("it has no parity (use_so3), which Gaunt layers need")
     kinds = [type(block).__name__ for block in model.interactions]
     if len(set(kinds[1:])) > 1:
         raise ConversionError(f"its interactions after the first differ: {', '.join(kinds[1:])}")

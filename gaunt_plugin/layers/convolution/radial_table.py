@@ -90,8 +90,7 @@ class TabulatedConvolution(TableModule):
         convolution: an :class:`~gaunt_plugin.layers.AlignedConvolution`, or another one that takes
             rows of ``mixing``.
         table: coefficients ``[rows, weight_numel]``, see :class:`RadialTable`.
-        channels_last: the result of an aligned one has its numbers in the order
-            ``[component, channel]``.
+        channels_last: calls the convolution's method of this name.
 
     Shapes:
         As the convolution, with ``radial [edges, 5]``, the factors and the first row, in the place
