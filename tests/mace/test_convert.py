@@ -47,8 +47,6 @@ def make_stock(
             if value.requires_grad:
                 noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
                 value.mul_(1.0 + 0.3 * noise.to(value.dtype)).add_(0.02)
-    for block, number in zip(model.interactions, (5.0, 7.5)):
-        block.avg_num_neighbors = number
     return model
 
 
