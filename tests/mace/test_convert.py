@@ -69,9 +69,14 @@ CASES = {
     "scalars": {"hidden": "16x0e", "max_ell": 3, "correlation": 3},
     "vectors": {"hidden": "16x0e+16x1o", "max_ell": 3, "correlation": 3, "first": RESIDUAL},
     "tensors": {"hidden": "8x0e+8x1o+8x2e", "max_ell": 3, "correlation": 3},
-    "pairs": {"hidden": "8x0e+8x1o+8x2e", "correlation": 2, "distance_transform": "Agnesi"},
+    "pairs": {"hidden": "8x0e+8x1o+8x2e", "correlation": 2, "heads": ("room", "hot")},
     "correlation 1": {"correlation": 1, "distance_transform": "Soft", "pair_repulsion": True},
-    "density": {"first": DENSITY, "then": DENSITY_RESIDUAL, "correlation": (3, 2)},
+    "density": {
+        "first": DENSITY,
+        "then": DENSITY_RESIDUAL,
+        "correlation": (3, 2),
+        "distance_transform": "Agnesi",
+    },
     "attention": {
         "first": ATTENTION,
         "then": NON_LINEAR,
