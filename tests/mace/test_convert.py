@@ -21,7 +21,7 @@ from gaunt_plugin.mace.convert import ConversionError, to_gaunt, to_stock
 from gaunt_plugin.mace.models import ScaleShiftMACE
 from gaunt_plugin.mace.weights import load_weights, save_weights
 
-from .building import KEYS, crystal, make_batch, make_model, molecule
+from .building import KEYS, assert_equivariant, crystal, make_batch, make_model, molecule
 from .test_flags import EMBEDDING
 
 PLAIN, RESIDUAL = "RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"
@@ -214,6 +214,21 @@ def test_the_option_without_a_stock_model():
     back = to_stock(model)
     assert_equal_results(back, model)
     assert_equal_results(to_gaunt(back), model)
+
+
+def test_the_option_with_both_parities():
+    """And with edge irreps of different multiplicities."""
+    model = make_model(
+        then="GauntResidualInteractionBlock",
+        hidden="4x0e + 4x1o + 4x1e",
+        correlation=3,
+        parametrization=("nested", "power"),
+        antisymmetric=(True, False),
+        convolution=("channelwise",),
+        edge_irreps=o3.Irreps("4x0e + 3x1o + 2x1e"),
+    )
+    for inversion in (1, -1):
+        assert_equivariant(model, inversion)
 
 
 def with_lora():
