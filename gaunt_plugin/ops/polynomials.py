@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -129,11 +130,15 @@ def _in_groups(rows, values) -> tuple[np.ndarray, np.ndarray]:
         for i, j, k in ((a, b, c), (a, c, b), (b, c, a)):
             members[i, j, o][o, a, b, c] = k
     place: dict[tuple, tuple] = {}
-    for size in range(max(map(len, members.values()), default=0), 0, -1):
-        for group, found in sorted(members.items()):
-            left = [monomial for monomial in found if monomial not in place]
-            if len(left) == size:
-                place.update({monomial: (*group, found[monomial]) for monomial in left})
+    largest = [(-len(found), group) for group, found in members.items()]
+    heapq.heapify(largest)
+    while largest:
+        size, group = heapq.heappop(largest)
+        left = {m: (*group, k) for m, k in members[group].items() if m not in place}
+        if len(left) == -size:
+            place.update(left)
+        elif left:
+            heapq.heappush(largest, (-len(left), group))
     ordered = sorted(((*place[row[:4]], row[4]), value) for row, value in zip(rows, values))
     sorted_rows = [(o, i, j, k, t) for (i, j, o, k, t), _ in ordered]
     return np.array(sorted_rows, dtype=np.int64).reshape(-1, 5), np.array([v for _, v in ordered])
