@@ -242,17 +242,18 @@ def test_few_nodes_and_edges(name, nodes, edges, mixed, kernels, calls, monkeypa
 @pytest.mark.parametrize("name", ["aligned", "channelwise", "power"])
 def test_memory_layouts(name, kernels, calls):
     layer = cases.BUILD[name]()
-    inputs = cases.inputs(layer)
-    expected = cases.run(layer, inputs)
+    # Not of vectors: e3nn's harmonics of other layouts are rounded differently.
+    inputs = cases.arguments(layer, cases.inputs(layer))
+    expected = layer(*inputs)
     strided = [t.t().contiguous().t() if t.dim() == 2 else t for t in inputs]
     strided = [t.flip(-1).contiguous().flip(-1) if t.dim() == 3 else t for t in strided]
-    assert torch.equal(cases.run(layer, strided), expected)
+    assert torch.equal(layer(*strided), expected)
     if name != "power":
         strided[3] = strided[3].to(torch.int32)
-        assert torch.equal(cases.run(layer, strided), expected)
+        assert torch.equal(layer(*strided), expected)
     negated = torch.view_as_complex(torch.stack([inputs[0] * 0, -inputs[0]], -1)).conj().imag
     assert negated.is_neg()
-    assert torch.equal(cases.run(layer, [negated, *inputs[1:]]), expected)
+    assert torch.equal(layer(negated, *inputs[1:]), expected)
     assert calls
 
 
