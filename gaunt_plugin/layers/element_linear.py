@@ -103,23 +103,42 @@ class ElementLinear(Layer):
         self, x: torch.Tensor, counts: List[int], tables: List[torch.Tensor]
     ) -> torch.Tensor:
         """Nodes in the order of their elements, so many of each, with tables of these."""
+        features = self._features(x)
         out: List[torch.Tensor] = []
         for j, dim_out in enumerate(self.dims_out):
             parts: List[torch.Tensor] = []
-            for pair, table in zip(self.pairs, tables):
+            for k, pair in enumerate(self.pairs):
                 if pair[3] == j:
                     dim = pair[2]
-                    features = self._channels_last(x, pair).split([dim * n for n in counts])
-                    products = [f @ w for f, w in zip(features, table.unbind(0))]  # mu,uv->mv
+                    of_elements = features[k].split([dim * n for n in counts])
+                    products = [f @ w for f, w in zip(of_elements, tables[k].unbind(0))]
                     part = torch.cat(products).view(x.shape[0], dim, pair[4])
                     parts.append(part.transpose(1, 2).flatten(1))
             out.append(_sum(parts) if len(parts) > 0 else x.new_zeros([x.shape[0], dim_out]))
         return torch.cat(out, dim=1)
 
-    def _channels_last(self, x: torch.Tensor, pair: List[int]) -> torch.Tensor:
-        """Features of a pair, ``[nodes * components, channels]``: one product of matrices."""
-        begin, u, dim = pair[0], pair[1], pair[2]
-        return x[:, begin : begin + u * dim].view(-1, u, dim).transpose(1, 2).reshape(-1, u)
+    def _features(self, x: torch.Tensor) -> List[torch.Tensor]:
+        """Per pair the features, ``[nodes * components, channels]``."""
+        # One split: the backward pass of each slice would fill a tensor like x.
+        sizes: List[int] = []
+        places: List[int] = []
+        at = 0
+        for pair in self.pairs:
+            begin, width = pair[0], pair[1] * pair[2]
+            if begin > at:
+                sizes.append(begin - at)
+            if begin >= at:
+                sizes.append(width)
+                at = begin + width
+            places.append(len(sizes) - 1)
+        if at < x.shape[1]:
+            sizes.append(x.shape[1] - at)
+        split = x.split(sizes, dim=1)
+        found: List[torch.Tensor] = []
+        for pair, place in zip(self.pairs, places):
+            u, dim = pair[1], pair[2]
+            found.append(split[place].reshape(-1, u, dim).transpose(1, 2).reshape(-1, u))
+        return found
 
     def _tables(self, attrs: torch.Tensor) -> List[torch.Tensor]:
         """Per pair W contracted with rows of attributes, ``[rows, u, v]``."""
@@ -154,14 +173,15 @@ class ElementLinear(Layer):
         self, x: torch.Tensor, node_attrs: torch.Tensor, weights: List[torch.Tensor]
     ) -> torch.Tensor:
         attrs = node_attrs.shape[1]
+        features = self._features(x)
         out: List[torch.Tensor] = []
         for j, dim_out in enumerate(self.dims_out):
             total = x.new_zeros([x.shape[0], dim_out])
-            for pair, weight in zip(self.pairs, weights):
+            for k, pair in enumerate(self.pairs):
                 if pair[3] == j:
                     u, dim, v = pair[1], pair[2], pair[4]
                     # nmu,uav->nmav, na,nmav->nvm
-                    spread = self._channels_last(x, pair) @ weight.reshape(u, attrs * v)
+                    spread = features[k] @ weights[k].reshape(u, attrs * v)
                     spread = spread.view(-1, dim, attrs, v)
                     part = torch.einsum("na,nmav->nvm", node_attrs, spread)
                     total = total + part.flatten(1)

@@ -199,6 +199,14 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                 module._nequip_custom_ops_libs = ("gaunt_plugin.ops",)
         return model
 
+    def before(self, x: torch.Tensor) -> torch.Tensor:
+        """The first linear layer."""
+        return self.linear_1(x)
+
+    def after(self, x: torch.Tensor) -> torch.Tensor:
+        """The last linear layer, of messages."""
+        return self.linear_2(x)
+
     @torch.jit.unused
     def _get_mliap_num_local(self, data: AtomicDataDict.Type) -> int:
         return data[AtomicDataDict.LMP_MLIAP_DATA_KEY].nlocal
@@ -218,7 +226,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
 
         # e3nn's Linear takes no other dtype than its weights', under autocast neither.
         dtype = self.linear_1.weight.dtype
-        data[AtomicDataDict.NODE_FEATURES_KEY] = self.linear_1(x.to(dtype))
+        data[AtomicDataDict.NODE_FEATURES_KEY] = self.before(x.to(dtype))
         data = self.avg_num_neighbors_norm(data)
         if not self.is_first_layer:
             data = self.ghost_exchange(data, ghost_included=False)
@@ -251,7 +259,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                 stacked = channels_first(mixed, self.product.channels, self.product_dims)
                 mixed = self.product(stacked, one_hot.to(stacked.dtype))
             x = torch.cat([x, mixed], dim=1)
-        x = self.linear_2(x.to(dtype))
+        x = self.after(x.to(dtype))
 
         if self.sc is not None:
             num_types = self.num_types

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import List
+
 import torch
 
 from gaunt_plugin.layers import ChannelwiseConvolution, ElementLinear
@@ -32,7 +34,9 @@ class StockInteractionBlock(GauntInteractionBlock):
             self.add_module(name, child)
         weight = self.linear_1.weight
         convolution = ChannelwiseConvolution.from_tensor_product(self.tp_scatter.tp)
-        self.convolution = convolution.to(weight.device, weight.dtype)
+        self.convolution = ChannelsLast(convolution.to(weight.device, weight.dtype))
+        self.mix_before = ChannelMixing(self.linear_1, False, True)
+        self.mix_after = ChannelMixing(self.linear_2, True, False)
         self.linear_product, self.selfmix, self.product = None, None, None
         self.product_dims = []
         if block.sc is None:
@@ -40,6 +44,85 @@ class StockInteractionBlock(GauntInteractionBlock):
         else:
             self.sc = _element_linear(block.sc)
         self.train(block.training)
+
+    def before(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mix_before(x, self.linear_1.weight)
+
+    def after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mix_after(x, self.linear_2.weight)
+
+
+class ChannelsLast(torch.nn.Module):
+    """A convolution of features whose channels come last, see its method ``channels_last``.
+
+    Args:
+        convolution: the convolution.
+    """
+
+    def __init__(self, convolution: ChannelwiseConvolution) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        hidden: torch.Tensor,
+        edge_index: torch.Tensor,
+        mixing: torch.Tensor,
+    ) -> torch.Tensor:
+        return self.convolution.channels_last(x, edge_attrs, hidden, edge_index, mixing)
+
+
+class ChannelMixing(torch.nn.Module):
+    """What an e3nn ``Linear`` computes, for features whose channels may come last.
+
+    Args:
+        linear: the layer; each irrep is in one place before and after it.
+        last_in, last_out: whether the numbers of an irrep lie as ``[components, channels]``.
+
+    Shapes:
+        ``x [nodes, irreps_in.dim]`` and the layer's weight -> ``[nodes, irreps_out.dim]``.
+
+    Raises:
+        ValueError: another layer, or one with a bias.
+    """
+
+    def __init__(self, linear: torch.nn.Module, last_in: bool, last_out: bool) -> None:
+        super().__init__()
+        self.last_in, self.last_out = last_in, last_out
+        irreps_in, irreps_out = linear.irreps_in, linear.irreps_out
+        self.widths: List[int] = [mul * ir.dim for mul, ir in irreps_in]
+        self.shapes: List[List[int]] = [[mul, ir.dim] for mul, ir in irreps_out]
+        self.numels: List[int] = [p.path_shape[0] * p.path_shape[1] for p in linear.instructions]
+        # Per irrep of the result its path, which is a pair of irreps and a factor; or -1.
+        places = [path.i_out for path in linear.instructions]
+        if len(set(places)) != len(places) or linear.bias.numel() > 0:
+            raise ValueError(f"{linear} isn't one of NequIP's: irreps in several places, or a bias")
+        self.paths: List[int] = [
+            places.index(k) if k in places else -1 for k in range(len(irreps_out))
+        ]
+        self.sources: List[int] = [path.i_in for path in linear.instructions]
+        self.factors: List[float] = [float(path.path_weight) for path in linear.instructions]
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        blocks = x.split(self.widths, dim=1)
+        matrices = weight.split(self.numels)
+        parts: List[torch.Tensor] = []
+        for (mul, dim), path in zip(self.shapes, self.paths):
+            if path < 0:
+                parts.append(x.new_zeros([x.shape[0], mul * dim]))
+                continue
+            matrix = self.factors[path] * matrices[path].view(-1, mul)
+            features, channels = blocks[self.sources[path]], matrix.shape[0]
+            if dim > 1 and not self.last_in:
+                features = features.reshape(-1, channels, dim).transpose(1, 2)
+            # one product of matrices: nmu,uv->nmv
+            part = (features.reshape(-1, channels) @ matrix).view(-1, dim, mul)
+            if dim > 1 and not self.last_out:
+                part = part.transpose(1, 2)
+            parts.append(part.flatten(1))
+        return torch.cat(parts, dim=1)
 
 
 def _element_linear(product: torch.nn.Module) -> ElementLinear:

@@ -12,7 +12,7 @@ from gaunt_plugin.ops.operation import Operation
 from gaunt_plugin.ops.recording import recording
 
 # Fewer radial weights than these are stored for all edges: making them again takes longer.
-STORED = 1 << 22
+STORED = 1 << 20
 
 
 class EdgeSum(Operation):

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -89,6 +90,11 @@ def _matmul(kind, transpose_a, transpose_b, m, n, k, a, b, c, accumulate) -> int
         b = _matrix(kind, b, *((n, k) if transpose_b else (k, n)))
         c = _matrix(kind, c, m, n)
         with torch.no_grad():
+            if kind == 0 and not transpose_a and _onednn():
+                weight = b if transpose_b else b.t()
+                product = torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
+                c.add_(product) if accumulate else c.copy_(product)
+                return 0
             torch.addmm(
                 c,
                 a.t() if transpose_a else a,
@@ -99,6 +105,22 @@ def _matmul(kind, transpose_a, transpose_b, m, n, k, a, b, c, accumulate) -> int
     except BaseException:  # it can't pass through C
         return 1
     return 0
+
+
+@functools.cache
+def _onednn() -> bool:
+    """Whether to multiply by oneDNN.
+
+    torch's own way is MKL, which has no AVX-512 for other processors than Intel's, and there takes
+    twice as long.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return not intel and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _matrix(kind: int, address: int, rows: int, columns: int) -> torch.Tensor:

@@ -134,10 +134,10 @@ template <class T> struct Problem : EdgeProblem<T> {
   using V = Vec<T>;
   static constexpr int lanes = LANES<T>;
   using Base = EdgeProblem<T>;
-  using Base::edges, Base::entries, Base::entry_count, Base::g, Base::made, Base::mixing, Base::nodes;
-  using Base::numbers_in, Base::numbers_out, Base::numel, Base::prefetch_node, Base::receivers;
-  using Base::dual_weights_of, Base::rows_of, Base::senders, Base::threads, Base::v_mixing, Base::ve;
-  using Base::vx, Base::weights_of, Base::width, Base::x;
+  using Base::dual_weights_of, Base::edges, Base::entries, Base::entry_count, Base::g, Base::made;
+  using Base::mixing, Base::nodes, Base::numbers_in, Base::numbers_out, Base::numel;
+  using Base::prefetch_node, Base::receivers, Base::rows_of, Base::senders, Base::threads;
+  using Base::v_mixing, Base::ve, Base::vx, Base::weights_of, Base::width, Base::x;
   const Layout<T> &layout;
 
   Problem(const Base &problem, const Layout<T> &layout) : Base(problem), layout(layout) {}
@@ -229,41 +229,72 @@ template <class T> struct Problem : EdgeProblem<T> {
     return sum;
   }
 
+  // What an edge is made of: matrices as numbers that are `lanes` apart, and weights.
+  struct Edge {
+    int64_t number, next;
+    const T *A, *A1, *w, *w1;
+  };
+  // Calls f(edge) for the edges of a group.
+  template <bool DUAL> class Edges {
+   public:
+    static int64_t size(const Problem &p) {
+      return p.entry_count + 2 * p.layout.elements + 2 * p.made();
+    }
+    Edges(const Problem &p, typename Scratch<T>::Part &scratch) :
+        p(p), Y(scratch.take(p.entry_count)), A(scratch.take(p.layout.elements)),
+        A1(scratch.take(p.layout.elements)), w(scratch.take(p.made())),
+        w1(scratch.take(p.made())) {}
+
+    template <class F> void operator()(const Groups &groups, int64_t group, const F &f) const {
+      const int64_t begin = groups.start[group], end = groups.start[group + 1];
+      for (int64_t k = begin; k < end; k++) {
+        const int64_t e = groups.order[k], lane = (k - begin) % lanes;
+        if (lane == 0) {
+          const int64_t count = std::min<int64_t>(lanes, end - k);
+          p.matrices(p.entries, &groups.order[k], count, Y, A);
+          if (DUAL) p.matrices(p.ve, &groups.order[k], count, Y, A1);
+        }
+        f(Edge{e, groups.order[std::min(k + 1, p.edges - 1)],
+               reinterpret_cast<const T *>(A) + lane, reinterpret_cast<const T *>(A1) + lane,
+               p.weights_of(e, w), DUAL ? p.dual_weights_of(e, w1) : nullptr});
+      }
+    }
+
+   private:
+    const Problem &p;
+    V *Y, *A, *A1, *w, *w1;
+  };
+
+  // Calls f(D, channels, block, first channel) for all channels of the features.
+  template <class F> void each_block(const F &f) const {
+    for (const auto &block : layout.blocks)
+      with_components(block.dim, [&](auto D) {
+        blocks<D>(block.channels, block.channels,
+                  [&](auto part, int64_t c) { f(D, part, block, c); });
+      });
+  }
+
   template <bool DUAL> void forward(T *out) const {
     const Groups groups(receivers, edges, nodes);
-    const Scratch<T> memory(threads, layout.sum_out + 2 * entry_count + 2 * layout.elements + 2 * made());
+    const Scratch<T> memory(threads, layout.sum_out + Edges<DUAL>::size(*this));
 #pragma omp parallel num_threads(threads)
     {
       auto scratch = memory.of_thread(omp_get_thread_num());
-      V *sum = scratch.take(layout.sum_out), *Y = scratch.take(entry_count);
-      V *A = scratch.take(layout.elements), *A1 = scratch.take(layout.elements);
-      V *made_w = scratch.take(made()), *made_w1 = scratch.take(made());
+      V *sum = scratch.take(layout.sum_out);
+      const Edges<DUAL> each_edge(*this, scratch);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < nodes; i++) {
-        const int64_t begin = groups.start[i], end = groups.start[i + 1];
-        if (begin == end) continue;
+        if (groups.start[i] == groups.start[i + 1]) continue;
         T *of_node = out + i * numbers_out;
         each_out([&](auto part, int64_t at, int64_t in_sum, int64_t rows) {
           part.load_rows(sum + in_sum, of_node + at, rows);
         });
-        for (int64_t k = begin; k < end; k++) {
-          const int64_t e = groups.order[k], lane = (k - begin) % lanes;
-          if (lane == 0) {
-            const int64_t count = std::min<int64_t>(lanes, end - k);
-            matrices(entries, &groups.order[k], count, Y, A);
-            if (DUAL) matrices(ve, &groups.order[k], count, Y, A1);
-          }
-          const T *a = reinterpret_cast<const T *>(A) + lane;
-          const T *a1 = reinterpret_cast<const T *>(A1) + lane;
-          const T *w = weights_of(e, made_w), *w1 = DUAL ? dual_weights_of(e, made_w1) : nullptr;
-          prefetch_node(x, senders[groups.order[std::min(k + 1, edges - 1)]], numbers_in);
-          for (const auto &block : layout.blocks)
-            with_components(block.dim, [&](auto D) {
-              blocks<D>(block.channels, block.channels, [&](auto part, int64_t c) {
-                add_edge<DUAL, D>(block, part, c, senders[e] * numbers_in, w, w1, a, a1, sum);
-              });
-            });
-        }
+        each_edge(groups, i, [&](const Edge &edge) {
+          prefetch_node(x, senders[edge.next], numbers_in);
+          each_block([&](auto D, auto part, const Block &block, int64_t c) {
+            add_edge<DUAL, D>(edge, block, part, c, sum);
+          });
+        });
         each_out([&](auto part, int64_t at, int64_t in_sum, int64_t rows) {
           part.store_rows(of_node + at, sum + in_sum, rows);
         });
@@ -272,10 +303,9 @@ template <class T> struct Problem : EdgeProblem<T> {
   }
 
   template <bool DUAL, int D, class C>
-  void add_edge(const Block &block, const C &part, int64_t c, int64_t at, const T *w, const T *w1,
-                const T *A, const T *A1, V *sum) const {
+  void add_edge(const Edge &edge, const Block &block, const C &part, int64_t c, V *sum) const {
     constexpr int N = C::width;
-    const int64_t dim = D ? D : block.dim;
+    const int64_t dim = D ? D : block.dim, at = senders[edge.number] * numbers_in;
     Components<T, N, D> X, X1, Z, Z1;
     part.load_rows(X.of, x + at + block.begin + c, dim);
     if (DUAL) part.load_rows(X1.of, vx + at + block.begin + c, dim);
@@ -283,15 +313,15 @@ template <class T> struct Problem : EdgeProblem<T> {
       const auto &path = layout.paths[p];
       V *to = sum + path.sum + c / lanes * path.dim;
       V weight[N], weight1[N];
-      part.load(weight, w + path.weight + c);
+      part.load(weight, edge.w + path.weight + c);
       scale<N>(dim, weight, X.of, Z.of);
       if constexpr (DUAL) {
-        part.load(weight1, w1 + path.weight + c);
+        part.load(weight1, edge.w1 + path.weight + c);
         scale<N>(dim, weight, X1.of, Z1.of, weight1, X.of);
-        apply<D, N>(path, dim, A + path.matrix * lanes, Z1.of, to);
-        apply<D, N>(path, dim, A1 + path.matrix * lanes, Z.of, to);
+        apply<D, N>(path, dim, edge.A + path.matrix * lanes, Z1.of, to);
+        apply<D, N>(path, dim, edge.A1 + path.matrix * lanes, Z.of, to);
       } else {
-        apply<D, N>(path, dim, A + path.matrix * lanes, Z.of, to);
+        apply<D, N>(path, dim, edge.A + path.matrix * lanes, Z.of, to);
       }
     }
   }
@@ -309,50 +339,38 @@ template <class T> struct Problem : EdgeProblem<T> {
   template <bool DUAL>
   void gradient(T *gx, T *ge, T *gw, T *first_gw = nullptr, T *of_factors = nullptr) const {
     const Groups groups(senders, edges, nodes);
-    const Scratch<T> memory(threads, layout.sum_in + entry_count + 3 * layout.elements + 4 * made());
+    const Scratch<T> memory(threads, layout.sum_in + layout.elements + entry_count + 2 * made() +
+                                         Edges<DUAL>::size(*this));
 #pragma omp parallel num_threads(threads)
     {
       auto scratch = memory.of_thread(omp_get_thread_num());
-      V *sum = scratch.take(layout.sum_in), *Y = scratch.take(entry_count);
-      V *A = scratch.take(layout.elements), *A1 = scratch.take(layout.elements);
-      V *gA = scratch.take(layout.elements);
-      V *made_w = scratch.take(made()), *made_w1 = scratch.take(made());
-      V *made_gw = scratch.take(made()), *made_first = scratch.take(made());
+      V *sum = scratch.take(layout.sum_in), *gA = scratch.take(layout.elements);
+      V *gY = scratch.take(entry_count);
+      T *made_gw = reinterpret_cast<T *>(scratch.take(made()));
+      T *made_first = reinterpret_cast<T *>(scratch.take(made()));
+      const Edges<DUAL> each_edge(*this, scratch);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t j = 0; j < nodes; j++) {
-        const int64_t begin = groups.start[j], end = groups.start[j + 1];
-        if (begin == end) continue;
+        if (groups.start[j] == groups.start[j + 1]) continue;
         T *of_node = gx + j * numbers_in;
         each_in([&](auto part, int64_t at, int64_t in_sum, int64_t rows) {
           part.load_rows(sum + in_sum, of_node + at, rows);
         });
-        for (int64_t k = begin; k < end; k++) {
-          const int64_t e = groups.order[k], lane = (k - begin) % lanes;
-          if (lane == 0) {
-            const int64_t count = std::min<int64_t>(lanes, end - k);
-            matrices(entries, &groups.order[k], count, Y, A);
-            if (DUAL) matrices(ve, &groups.order[k], count, Y, A1);
-          }
-          const T *a = reinterpret_cast<const T *>(A) + lane;
-          const T *a1 = reinterpret_cast<const T *>(A1) + lane;
-          const T *w = weights_of(e, made_w), *w1 = DUAL ? dual_weights_of(e, made_w1) : nullptr;
-          prefetch_node(g, receivers[groups.order[std::min(k + 1, edges - 1)]], numbers_out);
-          T *of_w = gw ? gw + e * numel : reinterpret_cast<T *>(made_gw);
-          T *first = first_gw ? first_gw + e * numel : DUAL && v_mixing ? reinterpret_cast<T *>(made_first) : nullptr;
+        each_edge(groups, j, [&](const Edge &edge) {
+          const int64_t e = edge.number;
+          prefetch_node(g, receivers[edge.next], numbers_out);
+          T *of_w = gw ? gw + e * numel : made_gw;
+          T *first = first_gw ? first_gw + e * numel : DUAL && v_mixing ? made_first : nullptr;
           std::memset(gA, 0, sizeof(V) * layout.elements);
-          for (const auto &block : layout.blocks)
-            with_components(block.dim, [&](auto D) {
-              blocks<D>(block.channels, block.channels, [&](auto part, int64_t c) {
-                gradient_of_edge<DUAL, D>(block, part, c, j * numbers_in, receivers[e] * numbers_out,
-                                          w, w1, a, a1, sum, of_w, first, gA);
-              });
-            });
-          of_harmonics(gA, Y, ge + e * entry_count);
+          each_block([&](auto D, auto part, const Block &block, int64_t c) {
+            gradient_of_edge<DUAL, D>(edge, block, part, c, sum, of_w, first, gA);
+          });
+          of_harmonics(gA, gY, ge + e * entry_count);
           if (of_factors) {
             rows_of(mixing, e).project(of_w, of_factors + e * width, false);
             if (DUAL && v_mixing) rows_of(v_mixing, e).project(first, of_factors + e * width, true);
           }
-        }
+        });
         each_in([&](auto part, int64_t at, int64_t in_sum, int64_t rows) {
           part.store_rows(of_node + at, sum + in_sum, rows);
         });
@@ -361,9 +379,10 @@ template <class T> struct Problem : EdgeProblem<T> {
   }
 
   template <bool DUAL, int D, class C>
-  void gradient_of_edge(const Block &block, const C &part, int64_t c, int64_t sender, int64_t receiver,
-                        const T *w, const T *w1, const T *A, const T *A1, V *sum, T *of_w, T *first,
-                        V *gA) const {
+  void gradient_of_edge(const Edge &edge, const Block &block, const C &part, int64_t c, V *sum,
+                        T *of_w, T *first, V *gA) const {
+    const int64_t sender = senders[edge.number] * numbers_in;
+    const int64_t receiver = receivers[edge.number] * numbers_out;
     constexpr int N = C::width;
     const int64_t dim = D ? D : block.dim;
     Components<T, N, D> X, X1, Z, H, H1, S;
@@ -376,16 +395,16 @@ template <class T> struct Problem : EdgeProblem<T> {
       const auto &path = layout.paths[p];
       V weight[N], weight1[N], sum_w[N] = {};
       C{{path.stride, part.valid}}.load_rows(G.of, g + receiver + path.begin + c, path.dim);
-      part.load(weight, w + path.weight + c);
+      part.load(weight, edge.w + path.weight + c);
       if constexpr (DUAL) {
-        part.load(weight1, w1 + path.weight + c);
+        part.load(weight1, edge.w1 + path.weight + c);
         scale<N>(dim, weight, X1.of, Z.of, weight1, X.of);
       } else {
         scale<N>(dim, weight, X.of, Z.of);
       }
-      transposed<D, N>(path, dim, A + path.matrix * lanes, G.of, H.of, Z.of, gA + path.matrix);
+      transposed<D, N>(path, dim, edge.A + path.matrix * lanes, G.of, H.of, Z.of, gA + path.matrix);
       if constexpr (DUAL) {
-        transposed<D, N>(path, dim, A1 + path.matrix * lanes, G.of, H1.of, nullptr, nullptr);
+        transposed<D, N>(path, dim, edge.A1 + path.matrix * lanes, G.of, H1.of, nullptr, nullptr);
         V sum_first[N] = {};
         for (int64_t m = 0; m < dim; m++)
           for (int q = 0; q < N; q++) {
@@ -407,8 +426,8 @@ template <class T> struct Problem : EdgeProblem<T> {
     for (int64_t m = 0; m < dim * N; m++) to[m] = S.of[m];
   }
 
-  // gY_m2 = <C_m2, gA>, lanes summed; Y is scratch
-  void of_harmonics(const V *gA, V *Y, T *to) const {
+  // gY_m2 = <C_m2, gA>, lanes summed; gY: vectors of them
+  void of_harmonics(const V *gA, V *gY, T *to) const {
     for (int64_t m = 0; m < entry_count; m++) {
       const auto *term = layout.to_harmonics.data() + layout.of_harmonic[m];
       const auto *end = layout.to_harmonics.data() + layout.of_harmonic[m + 1];
@@ -416,9 +435,9 @@ template <class T> struct Problem : EdgeProblem<T> {
       for (; term + 4 <= end; term += 4)
         for (int q = 0; q < 4; q++) sum[q] += term[q].value * gA[term[q].from];
       for (; term < end; term++) sum[0] += term->value * gA[term->from];
-      Y[m] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+      gY[m] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
-    sum_lanes(Y, entry_count, to);
+    sum_lanes(gY, entry_count, to);
   }
 };
 
@@ -426,9 +445,12 @@ template <class T>
 void call(int64_t pass, Arguments &arguments, const GauntArray &constants, int64_t threads,
           GauntMatmul matmul) {
   const Layout<T> layout{Constants(constants)};
-  const EdgeSizes sizes{layout.dim_in, layout.dim_out, layout.dim_edge, layout.numel, false, "harmonics"};
-  call_over_edges<T>(pass, arguments, sizes, threads, matmul,
-                     [&](const EdgeProblem<T> &problem, int64_t) { return Problem<T>(problem, layout); });
+  const EdgeSizes sizes{layout.dim_in, layout.dim_out, layout.dim_edge,
+                        layout.numel,  false,          "harmonics"};
+  const auto make = [&](const EdgeProblem<T> &problem, int64_t) {
+    return Problem<T>(problem, layout);
+  };
+  call_over_edges<T>(pass, arguments, sizes, threads, matmul, make);
 }
 
 }  // namespace

@@ -445,7 +445,8 @@ GAUNT_OPERATOR(gaunt_convolution) {
   return guarded(message, [&] {
     Arguments arguments(pass, arrays, count, threads);
     const Layout layout{Constants(arguments.take())};
-    const EdgeSizes sizes{layout.dim_in, layout.dim_out, layout.entries, layout.paths, true, "frames"};
+    const EdgeSizes sizes{layout.dim_in, layout.dim_out, layout.entries,
+                          layout.paths,  true,           "frames"};
     const auto make = [&](const auto &problem, int64_t channels) {
       return Problem(problem, layout, channels);
     };

@@ -116,9 +116,9 @@ template <class T> struct Rows {
 
 // What a pass works on. Kernels add their layout, and
 //   forward<DUAL>(out): out_i += its sum over edges, or the derivative along (vx, ve, vw);
-//   gradient<DUAL>(gx, ge, gw, first_gw, of_factors): gradients of <g, out> with respect to x (added
-//     to gx), entries and weights, or their derivatives. first_gw: with DUAL the gradient of the
-//     weights itself, too, or null. With `rows` these two may be null, and factors are what is
+//   gradient<DUAL>(gx, ge, gw, first_gw, of_factors): gradients of <g, out> with respect to x
+//     (added to gx), entries and weights, or their derivatives. first_gw: with DUAL the gradient of
+//     the weights itself, too, or null. With `rows` these two may be null, and factors are what is
 //     wanted.
 template <class T> struct EdgeProblem {
   using V = Vec<T>;
@@ -295,7 +295,8 @@ void call_over_edges(int64_t pass, Arguments &arguments, const EdgeSizes &sizes,
     return (T *)nullptr;
   };
   const auto take_nodes = [&](const char *name, int64_t components) {
-    return sizes.channels ? take(name, {nodes, components, channels}) : take(name, {nodes, components});
+    return sizes.channels ? take(name, {nodes, components, channels})
+                          : take(name, {nodes, components});
   };
   const T *x = take_nodes("node_feats", sizes.in);
   const auto &second = arguments.peek();
