@@ -7,8 +7,10 @@ Standard library only: ``python tests/run.py`` needs Python 3.10 or newer and pi
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +49,15 @@ SANITIZED = [
     "tests/ops/test_kernels.py",
     "tests/ops/test_operators.py",
 ]
+# Of --wheel: a short training, and what an installation must say of its kernels.
+SHORT = {"mace": ["--max_num_epochs", "2"], "nequip": ["trainer.max_epochs=2"]}
+REPLACE = ["--force-reinstall", "--no-deps"]
+HAS_KERNELS = """
+import sys
+from gaunt_plugin.ops.cpu import build
+print(build.status())
+sys.exit(str(build.is_built()) != sys.argv[1])
+"""
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
 
 
@@ -74,11 +85,19 @@ def main() -> int:
         action="store_true",
         help="tests of the C++ kernels, compiled with checks of memory and of undefined behavior",
     )
+    kind.add_argument(
+        "--wheel",
+        action="store_true",
+        help="the quickstart outside of the repository with an installed wheel, made from the "
+        "source distribution with and without a compiler",
+    )
     args, pytest_args = parser.parse_known_args()
     if args.oldest:
         results = run_oldest(args, pytest_args)
     elif args.sanitize:
         results = run_sanitized(args, pytest_args)
+    elif args.wheel:
+        results = run_wheel(args)
     else:
         results = run_usual(args, pytest_args)
 
@@ -133,6 +152,51 @@ def run_sanitized(args: argparse.Namespace, pytest_args: list[str]) -> list[Resu
     # A report comes to stderr just before it ends the process, which then runs no test again.
     options = ["--capture=sys", "--max-worker-restart=0"]
     return [run_tests("sanitized kernels", python, SANITIZED, [*options, *pytest_args], env)]
+
+
+def run_wheel(args: argparse.Namespace) -> list[Result]:
+    """Source distribution, wheels from it, and the quickstart with each, as a user would."""
+    host = args.env or "mace"
+    results = []
+    with tempfile.TemporaryDirectory(prefix="gaunt-wheel-") as scratch:
+        folder = Path(scratch)
+        python = folder / "venv" / "bin" / "python"
+        creator = args.python or sys.executable
+        environment.check([creator, "-m", "venv", str(python.parents[1])], "no environment")
+        pip = ["-m", "pip", "-q", "--disable-pip-version-check"]
+        # Not the user's own kernels, and no compiler beside the environment's programs.
+        cache = {"GAUNT_PLUGIN_CACHE": str(folder / "cache")}
+        without = {**cache, "PATH": str(python.parent), "CXX": ""}
+
+        def step(title: str, command: list[str], env: dict) -> bool:
+            results.append(run(title, python, command, env))
+            return results[-1][1] == 0
+
+        sources = ["-m", "hatchling", "build", "-t", "sdist", "-d", str(folder / "sdist")]
+        if not step("pip install hatchling", [*pip, "install", "hatchling"], cache):
+            return results
+        if not step("sdist", sources, cache):
+            return results
+        (archive,) = (folder / "sdist").glob("*.tar.gz")
+        shutil.unpack_archive(archive, folder)
+        (tree,) = folder.glob("gaunt_plugin-*")
+        for title, env in (("without a compiler", without), ("with a compiler", cache)):
+            wheels = folder / title.split()[0]
+            build = [*pip, "wheel", "--no-deps", "-w", str(wheels), str(tree)]
+            if not step(f"wheel {title}", build, env):
+                continue
+            (wheel,) = wheels.glob("*.whl")
+            print(f"{wheel.name}: {wheel.stat().st_size / 1000:.0f} kB", flush=True)
+            needed = [f"{wheel}[{host},ase]", "-c", environment.CONSTRAINTS]
+            quickstart = [str(tree / "examples" / "quickstart.py"), "--installed", "--host", host]
+            steps = {
+                "what it needs": [*pip, "install", *needed],
+                "install": [*pip, "install", *REPLACE, str(wheel)],
+                "kernels": ["-I", "-c", HAS_KERNELS, str(env is cache)],
+                "quickstart": [*quickstart, *SHORT[host]],
+            }
+            all(step(f"{name} {title}", command, env) for name, command in steps.items())
+    return results
 
 
 def hosts(args: argparse.Namespace) -> list[str]:

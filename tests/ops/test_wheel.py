@@ -94,7 +94,7 @@ def test_an_older_processor(machine, compiler):
     machine("fpu sse4_2")
     wheel.compile_all(wheel.FOLDER, report=lambda _: None)
     assert build.library() is None
-    assert "not built, those of this installation are for other processors" in build.status()
+    assert "not built, those of the wheel are for other processors" in build.status()
 
 
 def test_other_machines(machine, compiler):
@@ -124,12 +124,12 @@ def test_without_a_compiler_the_reason_is_kept(machine, compiler, monkeypatch, s
         assert said[-1].startswith("Going on without CPU kernels: ")
     assert [path.name for path in wheel.FOLDER.iterdir()] == [wheel.REASON]
     assert build.library() is None
-    assert f"not compiled when this package was installed: {reason}" in build.status()
+    assert f"not built, this package was installed without them, {reason}" in build.status()
 
 
 def test_a_source_tree_has_none(machine):
     machine(V4)
-    assert "not built, this installation came without them" in build.status()
+    assert "not built, they come with wheels only" in build.status()
 
 
 def test_they_run_on_the_openmp_of_torch(tmp_path, monkeypatch):

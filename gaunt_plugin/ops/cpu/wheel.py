@@ -107,10 +107,10 @@ def why_not() -> str:
     reason = FOLDER / REASON
     if reason.is_file():
         first, *_ = reason.read_text(encoding="utf-8").splitlines()
-        return f"not compiled when this package was installed: {first}"
+        return f"this package was installed without them, {first}"
     if not any(FOLDER.glob("kernels-*")):
-        return "this installation came without them"
-    return "those of this installation are for other processors"
+        return "they come with wheels only"
+    return "those of the wheel are for other processors"
 
 
 def load(path: Path) -> ctypes.CDLL:
