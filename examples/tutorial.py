@@ -268,8 +268,9 @@ def evaluate(model: Path, test: list) -> tuple:
     expected, found = np.array(expected), np.array(found)
     forces = 1000 * rms(np.concatenate(misses))
     size = 1000 * rms(np.concatenate([frame.arrays["REF_forces"] for frame in test]))
-    say(f"""Root mean square errors: energies {1000 * rms(found - expected):.2f} meV per atom, forces
-        {forces:.0f} meV/Å, which is {100 * forces / size:.1f} % of the forces.""")
+    energies = 1000 * rms(found - expected)
+    say(f"""Root mean square errors: energies {energies:.2f} meV per atom, forces {forces:.0f}
+        meV/Å, which is {100 * forces / size:.1f} % of the forces.""")
     return expected, found
 
 

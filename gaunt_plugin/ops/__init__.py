@@ -11,12 +11,20 @@ A kernel for another device is one more implementation of the operators
 ``gaunt::NAME``, ``gaunt::NAME_backward`` and ``gaunt::NAME_double_backward``.
 """
 
+from gaunt_plugin.ops._operator import INTERFACE
 from gaunt_plugin.ops.convolution import EdgeConvolution
 from gaunt_plugin.ops.edge_frames import EdgeFrames
 from gaunt_plugin.ops.operation import operators_in_programs
 from gaunt_plugin.ops.powers import Powers, ProjectedPowers
 
-__all__ = ["EdgeConvolution", "EdgeFrames", "Powers", "ProjectedPowers", "operators_in_programs"]
+__all__ = [
+    "INTERFACE",
+    "EdgeConvolution",
+    "EdgeFrames",
+    "Powers",
+    "ProjectedPowers",
+    "operators_in_programs",
+]
 
 # Saved models name their classes. These names stay, whatever file a class lives in.
 for _class in (EdgeConvolution, EdgeFrames, Powers, ProjectedPowers):
