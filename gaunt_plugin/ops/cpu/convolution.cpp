@@ -341,11 +341,9 @@ template <class T> struct Rows {
     int64_t i = 0;
     for (; i + LANES<T> <= numel; i += LANES<T>) part(i, LANES<T>);
     if (i < numel) part(i, numel - i);
-    for (int q = 0; q < Q; q++) {
-      T total = add ? factors[q] : 0;
-      for (int lane = 0; lane < LANES<T>; lane++) total += sum[q][lane];
-      factors[q] = total;
-    }
+    T totals[Q];
+    sum_lanes(sum, Q, totals);
+    for (int q = 0; q < Q; q++) factors[q] = add ? factors[q] + totals[q] : totals[q];
   }
 };
 
@@ -543,12 +541,7 @@ template <class T> struct Problem {
               block.outer(layout.in, X, GB, of_D);
             }
           });
-          T *to = ge + e * layout.entries;
-          for (int64_t k2 = 0; k2 < layout.entries; k2++) {
-            T total = 0;
-            for (int lane = 0; lane < LANES<T>; lane++) total += of_D[k2][lane];
-            to[k2] = total;
-          }
+          sum_lanes(of_D, layout.entries, ge + e * layout.entries);
           if (of_factors) {
             rows_of(mixing, e).project(of_weight, of_factors + e * width, false);
             if (DUAL && v_mixing)
