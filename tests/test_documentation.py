@@ -110,6 +110,8 @@ def folder(tmp_path_factory, built_kernels, built_pair_style):
     folder = tmp_path_factory.mktemp("documentation")
     for name in ("examples", "configs", "docs/figures"):
         shutil.copytree(ROOT / name, folder / name)
+    for name in ("benchmarks", "tests"):
+        (folder / name).symlink_to(ROOT / name)
     for path in (folder / "examples" / "3bpa_sample").glob("*.xyz"):
         cut(path, 10 if "train" in path.name else 6)
     commands = folder / ".bin"
