@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
+    """Read the table and draw a panel for each host."""
     lines = (HERE / "training.csv").read_text(encoding="utf-8").splitlines()
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     hosts = list(dict.fromkeys(row["host"] for row in rows))
