@@ -134,12 +134,12 @@ def summary(rows, versions, works):
         ]
         cells = [
             ", ".join([shape, *place, *([work] if work != works[0] else [])]),
-            title,
-            *(f"{number(r['median'])} ms" for r in (first, row)),
             speeds[ours],
             speeds.get(f"{ours}, plain", ""),
-            ", ".join(others),
+            *(number(r["median"]) for r in (row, first)),
+            title,
             f"{row['memory_peak'] / first['memory_peak']:.2f}",
+            ", ".join(others),
         ]
         yield "| " + " | ".join(cells) + " |"
 
@@ -303,8 +303,8 @@ def table_of_question(files, words, works, dtype):
     every = [row for rows in found for row in rows]
     if not every:
         return []
-    header = ["", "against", "its time", "ours", "times faster", "plain", "others, times faster"]
-    header.append("memory, ours / theirs")
+    header = ["", "times faster", "plain", "our ms", "their ms", "against", "memory, ours / theirs"]
+    header.append("others, times faster")
     top = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     if dtype == "float64":
         return fold("The same in float64", [*top, *every])
