@@ -23,6 +23,7 @@ from gaunt_plugin._compiler import BuildError, find_compiler, sanitizers  # noqa
 # The long ones first, so that workers end together.
 TESTS = {
     host: [
+        "tests/test_documentation.py",
         f"tests/{host}",
         "tests/lammps",
         "tests/deploy",
@@ -35,6 +36,8 @@ TESTS = {
 }
 # The environment whose tests have Triton, which is large: GPU kernels don't depend on the host.
 TRITON = "mace"
+# That which builds the documentation.
+DOCS = "mace"
 # Modules and classes stay together: they share trained models.
 WORKERS = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadscope", "--no-loadscope-reorder"]
 # Title, exit code, closing line.
@@ -91,6 +94,11 @@ def main() -> int:
         help="the quickstart outside of the repository with an installed wheel, made from the "
         "source distribution with and without a compiler",
     )
+    kind.add_argument(
+        "--docs",
+        action="store_true",
+        help="build the documentation, in docs/_build, and run all blocks of code in it",
+    )
     args, pytest_args = parser.parse_known_args()
     if args.oldest:
         results = run_oldest(args, pytest_args)
@@ -98,6 +106,8 @@ def main() -> int:
         results = run_sanitized(args, pytest_args)
     elif args.wheel:
         results = run_wheel(args)
+    elif args.docs:
+        results = run_docs(args, pytest_args)
     else:
         results = run_usual(args, pytest_args)
 
@@ -199,6 +209,21 @@ def run_wheel(args: argparse.Namespace) -> list[Result]:
     return results
 
 
+def run_docs(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
+    """The documentation, warnings being errors, and its code, slow blocks too."""
+    results = []
+    for host in hosts(args):
+        python = environment_of(host, args.python or sys.executable)
+        if host == DOCS:
+            command = ["-m", "sphinx", "-W", "--keep-going", "-q", "docs", "docs/_build"]
+            results.append(run("documentation", python, command))
+        tests = ["tests/test_documentation.py", "-n", "0"]
+        results.append(
+            run_tests(f"{host}, docs", python, tests, pytest_args, {"GAUNT_DOCS": "all"})
+        )
+    return results
+
+
 def hosts(args: argparse.Namespace) -> list[str]:
     """The hosts whose environments are asked for."""
     return [args.env] if args.env else list(TESTS)
@@ -211,6 +236,7 @@ def environment_of(
     print(f"== The environment for {host}{suffix}", flush=True)
     venv = ROOT / f".venv-{host}{suffix}"
     extras = f"{host},ase,lammps,dev" + ",polar" * (host == "mace") + ",triton" * (host == TRITON)
+    extras += ",docs" * (host == DOCS)
     return environment.ensure(venv, extras, creator, constraints)
 
 
@@ -233,7 +259,7 @@ def test_files(host: str) -> list[str]:
     found = [path for pattern in TESTS[host] for path in sorted(ROOT.glob(pattern))]
     if not found:
         sys.exit(f"there are no tests for {host}")
-    return [str(path.relative_to(ROOT)) for path in found]
+    return list(dict.fromkeys(str(path.relative_to(ROOT)) for path in found))
 
 
 def run_tests(
