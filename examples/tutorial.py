@@ -222,18 +222,18 @@ def train(args: argparse.Namespace, e0s: str) -> Path:
         "plot": "False",
     }
     command += [part for name, setting in options.items() for part in (f"--{name}", setting)]
-    start = time.monotonic()
+    starts = []
 
     def show(line: str) -> str:
         _, found, rest = line.partition(" INFO: Epoch ")
         if not found or not rest[:1].isdigit():
             return ""
-        done = int(rest.split(":")[0]) + 1
-        left = (time.monotonic() - start) / done * (args.epochs - done)
-        errors = " ".join(rest.split("RMSE_E")[-1].split()).removeprefix("=")
-        return f"epoch {done} of {args.epochs}: energy {errors.replace('RMSE_F=', 'forces')}" + (
-            f", {left:.0f} s left" if left else ""
-        )
+        starts.append(time.monotonic())
+        left = args.epochs - len(starts)
+        seconds = (starts[-1] - starts[0]) / max(len(starts) - 1, 1) * left
+        energy, forces = (part.split("=")[1].strip() for part in rest.split("RMSE_")[1:])
+        text = f"epoch {len(starts)} of {args.epochs}: errors of energies {energy} forces {forces}"
+        return text + f", {seconds:.0f} s left" * (left > 0 and len(starts) > 1)
 
     run([*command, "--ema", "--amsgrad"], show)
     return args.out / "tutorial.model"

@@ -37,7 +37,7 @@ def test_tutorial(tmp_path, e0s):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 1 of 1: energy " in done.stdout
+    assert "epoch 1 of 1: errors of energies " in done.stdout
     assert ("-48.79" in done.stdout) == (e0s is None)
     assert "The total energy drifts by " in done.stdout
     assert (out / "tutorial.png").stat().st_size > 10_000
