@@ -117,8 +117,9 @@ def _info(args: argparse.Namespace) -> None:
         print("\n".join(describe()))
         return
     from gaunt_plugin.deploy.contract import load
+    from gaunt_plugin.pretrained import resolve
 
-    _, about = load(args.file)
+    _, about = load(resolve(args.file))
     print(f"elements: {' '.join(about.elements)}")
     print(f"cutoff: {about.cutoff:g} A, message-passing layers: {about.layers}")
     print(f"dtype: {about.dtype}, contract version: {about.contract}")
