@@ -24,7 +24,7 @@ FORBIDDEN = {
     "nequip": {"mace"},
     "deploy": set(),
     "lammps": set(),
-    "pretrained": {"numpy", "scipy", "e3nn", *HOSTS},
+    "pretrained": {"numpy", "scipy", "e3nn", "nequip"},
     "calculator": HOSTS | {"e3nn"},
     "cli": {"numpy", "scipy", "torch", "e3nn", *HOSTS},
     "installation": {"numpy", "scipy", "e3nn", *HOSTS},
