@@ -180,7 +180,7 @@ def test_block(block, folder, environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600 if ALL else 200,
+        timeout=600,
     )
     assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stdout[-4000:]}"
 
