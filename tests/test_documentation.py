@@ -150,6 +150,19 @@ def test_every_block_says_whether_it_runs():
         assert block.language in ("bash", "python") or not block.run or FILE.match(block.text)
 
 
+@pytest.mark.skipif(ALL, reason="tests/run.py --docs has built them")
+def test_the_pages_build_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra 'docs' is not installed")
+    command = ["-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-d", tmp_path / "doctrees"]
+    done = subprocess.run(
+        [sys.executable, *command, ROOT / "docs", tmp_path / "html"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize(
     "block",
     [block for block in BLOCKS if HOST in block.run and (ALL or "slow" not in block.run)],
@@ -167,7 +180,7 @@ def test_block(block, folder, environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600 if ALL else 200,
+        timeout=600,
     )
     assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stdout[-4000:]}"
 
