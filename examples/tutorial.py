@@ -100,7 +100,7 @@ def choose_engine(wanted: str) -> str:
     say("""Compiled kernels make CPUs two to three times as fast and change no result. Wheels carry
         them; from a source tree they are built once, and so is the pair style that runs exported
         models in LAMMPS. It is tied to the installed releases of LAMMPS and torch.""")
-    if not kernels.is_built():
+    if not kernels.is_built() and not kernels.switched_off():
         try:
             kernels.build(report=say)
         except BuildError as error:
