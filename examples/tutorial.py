@@ -92,6 +92,10 @@ def program(name: str) -> Path:
     return Path(sys.executable).with_name(name)
 
 
+def quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
 def choose_engine(wanted: str) -> str:
     """Build kernels and pair style; ``"lammps"`` if that can run the dynamics, else ``"ase"``."""
     from gaunt_plugin._compiler import BuildError
@@ -345,7 +349,7 @@ run             {args.steps}
     words = {"Step", *map(str, range(0, args.steps + 1, shown))}
     run(
         # The input names files in its own folder.
-        ["sh", "-c", f"cd {shlex.quote(str(args.out))} && {program('lmp')} -in in.lammps"],
+        ["sh", "-c", f"cd {quoted(args.out)} && {quoted(program('lmp'))} -in in.lammps"],
         lambda line: line.rstrip() if line.split()[:1] and line.split()[0] in words else "",
         {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
     )
