@@ -1,5 +1,8 @@
 """The tutorial on few frames, one epoch and a few steps."""
 
+import argparse
+import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,35 +16,46 @@ SAMPLE = ROOT / "examples" / "3bpa_sample"
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("e0s", [None, "average"])
-def test_tutorial(tmp_path, e0s):
-    """With energies and forces where ASE keeps those of a calculator, and under other names."""
+def test_tutorial(tmp_path):
+    """With names of energies and forces that are not ASE's, and no isolated atoms."""
     frames = read(SAMPLE / "train_300K.xyz", ":12")
-    options = ["--e0s", e0s] if e0s else []
-    if e0s is None:
-        frames += read(SAMPLE / "iso_atoms.xyz", ":")
-    else:
-        for frame in frames:
-            frame.info["E"], frame.arrays["F"] = frame.get_potential_energy(), frame.get_forces()
-            frame.calc = None
-        options += ["--energy-key", "E", "--forces-key", "F"]
+    for frame in frames:
+        frame.info["E"], frame.arrays["F"] = frame.get_potential_energy(), frame.get_forces()
+        frame.calc = None
     write(tmp_path / "own.xyz", frames)
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "examples/tutorial.py", "--installed", "--engine", "ase"]
-        + ["--data", str(tmp_path / "own.xyz"), "--out", str(out), *options]
-        + ["--epochs", "1", "--steps", "20"],
+        + ["--data", str(tmp_path / "own.xyz"), "--energy-key", "E", "--forces-key", "F"]
+        + ["--out", str(out), "--epochs", "1", "--steps", "20"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "E0s: average" in done.stdout
     assert "epoch 1 of 1: errors of energies " in done.stdout
-    assert ("-48.79" in done.stdout) == (e0s is None)
     assert "The total energy drifts by " in done.stdout
     assert (out / "tutorial.png").stat().st_size > 10_000
-    assert np.isfinite(read(out / "test.xyz", 0).arrays["REF_forces"]).all()
+
+
+def test_isolated_atoms_in_the_file(tmp_path, monkeypatch):
+    """Energies and forces where ASE keeps those of a calculator."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    tutorial = importlib.import_module("tutorial")
+    frames = read(SAMPLE / "train_300K.xyz", ":12") + read(SAMPLE / "iso_atoms.xyz", ":")
+    write(tmp_path / "own.xyz", frames)
+    args = argparse.Namespace(
+        data=tmp_path / "own.xyz", energy_key="energy", forces_key="forces", e0s=None, out=tmp_path
+    )
+    test, e0s = tutorial.split(args)
+    assert ast.literal_eval(e0s) == {1: -10.707211, 6: -48.79808, 7: -70.908087, 8: -102.521807}
+    rest = read(tmp_path / "train.xyz", ":")
+    assert (len(test), len(rest)) == (5, 7)
+    energies = {frame.info["REF_energy"] for frame in [*test, *rest]}
+    assert energies == {frame.get_potential_energy() for frame in frames[:12]}
+    assert np.abs(rest[0].arrays["REF_forces"]).max() > 0.1
 
 
 def test_what_the_tutorial_needs(tmp_path):
