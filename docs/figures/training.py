@@ -22,7 +22,7 @@ def main() -> None:
     lines = (HERE / "training.csv").read_text(encoding="utf-8").splitlines()
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     hosts = list(dict.fromkeys(row["host"] for row in rows))
-    plt.rcParams.update({"svg.hashsalt": "", "font.size": 9})
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 9})
     figure, axes = plt.subplots(1, len(hosts), figsize=(7, 3.2), layout="constrained")
     for axis, host in zip(axes, hosts):
         draw(axis, host, [row for row in rows if row["host"] == host])
