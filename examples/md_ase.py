@@ -4,6 +4,7 @@
     python examples/md_ase.py runs/nequip/quickstart/best.ckpt         # NequIP; or a package or a
                                                                        # compiled file of it
     python examples/md_ase.py runs/quickstart/quickstart.pt            # of gaunt export
+    python examples/md_ase.py 3bpa-small                               # comes with the package
 
 Prints the drift of the total energy per atom, which the model's forces decide, and the speed.
 """
@@ -24,7 +25,7 @@ SAMPLE = Path(__file__).parent / "3bpa_sample" / "test_300K.xyz"
 
 def make_calculator(model: str, device: str, dtype: str):
     """The calculator for the file; imports no host but the one that wrote it."""
-    if model.endswith(".pt"):
+    if model.endswith(".pt") or not Path(model).suffix:
         from gaunt_plugin.calculator import GauntCalculator
 
         return GauntCalculator(model, device)
@@ -41,7 +42,7 @@ def make_calculator(model: str, device: str, dtype: str):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="a model file of MACE or NequIP")
+    parser.add_argument("model", help="a model file, or a name: 3bpa-small")
     parser.add_argument("--start", default=SAMPLE, help="extended XYZ; its first frame is used")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--timestep", type=float, default=0.5, help="fs")

@@ -32,15 +32,21 @@ def main() -> None:
     parser.add_argument("--host", choices=list(MODELS), default="mace")
     parser.add_argument("--venv", type=Path, help="environment (default: .venv-HOST)")
     parser.add_argument("--python", default=sys.executable, help="creates the environment")
+    parser.add_argument(
+        "--installed", action="store_true", help="use the environment of this Python as it is"
+    )
     args, train_args = parser.parse_known_args()
     start = time.monotonic()
 
     print("== 1/4 environment", flush=True)
-    venv = args.venv or ROOT / f".venv-{args.host}"
-    python = environment.ensure(venv.absolute(), args.host, args.python)
-
-    # Training without them is slower, no more.
-    environment.stream([str(python.with_name("gaunt")), "build", "kernels"], print_line)
+    if args.installed:
+        python = Path(sys.executable)
+        environment.stream([str(python.with_name("gaunt")), "info"], print_line)
+    else:
+        venv = args.venv or ROOT / f".venv-{args.host}"
+        python = environment.ensure(venv.absolute(), args.host, args.python)
+        # Training without them is slower, no more.
+        environment.stream([str(python.with_name("gaunt")), "build", "kernels"], print_line)
 
     train = train_mace if args.host == "mace" else train_nequip
     table = train(python, train_args)

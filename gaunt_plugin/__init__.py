@@ -9,6 +9,7 @@ is used.
 * ``gaunt_plugin.mace``: blocks for MACE and its ``--plugin`` option
 * ``gaunt_plugin.nequip``: model builders for NequIP
 * ``gaunt_plugin.deploy``: a trained model of either host in one file
+* ``gaunt_plugin.pretrained``: a small trained model
 * ``gaunt_plugin.calculator`` and ``gaunt_plugin.lammps``: what runs it in ASE and in LAMMPS
 * ``gaunt_plugin.cli``: the command ``gaunt``
 """

@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 
 from gaunt_plugin.deploy.contract import forces_of
 from gaunt_plugin.deploy.program import Program
+from gaunt_plugin.pretrained import resolve
 
 
 class GauntCalculator(Calculator):
@@ -34,7 +35,7 @@ class GauntCalculator(Calculator):
     holds the path of the file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a model in :mod:`gaunt_plugin.pretrained`.
         device: as torch names it, for example ``"cuda"``.
         threads: of torch during an evaluation; default: as many as torch has.
         skin: Å by which the list of neighbours reaches further than the cutoff. It is made again
@@ -63,7 +64,7 @@ class GauntCalculator(Calculator):
         kernels: bool | str = "auto",
         **kwargs,
     ) -> None:
-        self.program = Program(path, device, threads, kernels)
+        self.program = Program(resolve(path), device, threads, kernels)
         about = self.program.about
         self.edges = Edges(about.cutoff, skin, self.program.device)
         self._type_of = np.full(max(atomic_numbers.values()) + 1, -1)

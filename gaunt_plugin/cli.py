@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         "model",
         type=Path,
         help="a .model of MACE, or a .ckpt or .nequip.zip of NequIP; reading one can run code "
-        "stored in it, so use files from people you trust",
+        "stored in it, so use files from people you trust. Also .weights of MACE, which can't, and "
+        "models by name: 3bpa-small",
     )
     export.add_argument("output", type=Path, help="the file to write, for example model.pt")
     export.add_argument("--head", help="of a MACE model with several heads")
@@ -97,9 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _export(args: argparse.Namespace) -> None:
     from gaunt_plugin.deploy.export import export
+    from gaunt_plugin.pretrained import NAMES, weights
 
+    known = str(args.model) in NAMES and not args.model.exists()
+    print(f"Exporting {args.model}, which takes some seconds", flush=True)
     about = export(
-        args.model,
+        weights(str(args.model)) if known else args.model,
         args.output,
         head=args.head,
         dtype=args.dtype,
@@ -129,8 +133,9 @@ def _info(args: argparse.Namespace) -> None:
         print("\n".join(describe()))
         return
     from gaunt_plugin.deploy.contract import load
+    from gaunt_plugin.pretrained import resolve
 
-    _, about = load(args.file)
+    _, about = load(resolve(args.file))
     print(f"elements: {' '.join(about.elements)}")
     print(f"cutoff: {about.cutoff:g} A, message-passing layers: {about.layers}")
     print(f"dtype: {about.dtype}, contract version: {about.contract}")

@@ -28,12 +28,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("gaunt_plugin")
 
 
-@pytest.fixture
-def kernels(tmp_path_factory, monkeypatch):
-    """Compiled for this run and in use; a function that switches them on (True) or off."""
+@pytest.fixture(scope="session")
+def built_kernels(tmp_path_factory):
+    """The folder of builds, with the kernels in it; compiled once per test run."""
     from gaunt_plugin._compiler import BuildError, find_compiler
-    from gaunt_plugin.ops import _operator
-    from gaunt_plugin.ops.cpu import build, call
+    from gaunt_plugin.ops.cpu import build
 
     try:
         find_compiler()
@@ -45,8 +44,29 @@ def kernels(tmp_path_factory, monkeypatch):
             patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
             build.build()
 
-    folder = once(tmp_path_factory, "kernels", compiled)
-    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
+    return once(tmp_path_factory, "kernels", compiled)
+
+
+@pytest.fixture(scope="session")
+def built_pair_style(tmp_path_factory):
+    """The same with pair_style gaunt for this environment; its name is awkward."""
+    from gaunt_plugin.lammps.build import build
+
+    def compiled(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
+            build(report=lambda line: None)
+
+    return once(tmp_path_factory, "cache, with blanks é", compiled)
+
+
+@pytest.fixture
+def kernels(built_kernels, monkeypatch):
+    """In use; a function that switches them on (True) or off."""
+    from gaunt_plugin.ops import _operator
+    from gaunt_plugin.ops.cpu import build, call
+
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(built_kernels))
     monkeypatch.setenv("GAUNT_KERNELS", "1")
     build.library.cache_clear()
     library = build.library()

@@ -7,8 +7,10 @@ Standard library only: ``python tests/run.py`` needs Python 3.10 or newer and pi
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +23,7 @@ from gaunt_plugin._compiler import BuildError, find_compiler, sanitizers  # noqa
 # The long ones first, so that workers end together.
 TESTS = {
     host: [
+        "tests/test_documentation.py",
         f"tests/{host}",
         "tests/lammps",
         "tests/deploy",
@@ -33,6 +36,8 @@ TESTS = {
 }
 # The environment whose tests have Triton, which is large: GPU kernels don't depend on the host.
 TRITON = "mace"
+# That which builds the documentation.
+DOCS = "mace"
 # Modules and classes stay together: they share trained models.
 WORKERS = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadscope", "--no-loadscope-reorder"]
 # Title, exit code, closing line.
@@ -47,6 +52,15 @@ SANITIZED = [
     "tests/ops/test_kernels.py",
     "tests/ops/test_operators.py",
 ]
+# Of --wheel: a short training, and what an installation must say of its kernels.
+SHORT = {"mace": ["--max_num_epochs", "2"], "nequip": ["trainer.max_epochs=2"]}
+REPLACE = ["--force-reinstall", "--no-deps"]
+HAS_KERNELS = """
+import sys
+from gaunt_plugin.ops.cpu import build
+print(build.status())
+sys.exit(str(build.is_built()) != sys.argv[1])
+"""
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
 
 
@@ -74,11 +88,26 @@ def main() -> int:
         action="store_true",
         help="tests of the C++ kernels, compiled with checks of memory and of undefined behavior",
     )
+    kind.add_argument(
+        "--wheel",
+        action="store_true",
+        help="the quickstart outside of the repository with an installed wheel, made from the "
+        "source distribution with and without a compiler",
+    )
+    kind.add_argument(
+        "--docs",
+        action="store_true",
+        help="build the documentation, in docs/_build, and run all blocks of code in it",
+    )
     args, pytest_args = parser.parse_known_args()
     if args.oldest:
         results = run_oldest(args, pytest_args)
     elif args.sanitize:
         results = run_sanitized(args, pytest_args)
+    elif args.wheel:
+        results = run_wheel(args)
+    elif args.docs:
+        results = run_docs(args, pytest_args)
     else:
         results = run_usual(args, pytest_args)
 
@@ -135,6 +164,66 @@ def run_sanitized(args: argparse.Namespace, pytest_args: list[str]) -> list[Resu
     return [run_tests("sanitized kernels", python, SANITIZED, [*options, *pytest_args], env)]
 
 
+def run_wheel(args: argparse.Namespace) -> list[Result]:
+    """Source distribution, wheels from it, and the quickstart with each, as a user would."""
+    host = args.env or "mace"
+    results = []
+    with tempfile.TemporaryDirectory(prefix="gaunt-wheel-") as scratch:
+        folder = Path(scratch)
+        python = folder / "venv" / "bin" / "python"
+        creator = args.python or sys.executable
+        environment.check([creator, "-m", "venv", str(python.parents[1])], "no environment")
+        pip = ["-m", "pip", "-q", "--disable-pip-version-check"]
+        # Not the user's own kernels, and no compiler beside the environment's programs.
+        cache = {"GAUNT_PLUGIN_CACHE": str(folder / "cache")}
+        without = {**cache, "PATH": str(python.parent), "CXX": ""}
+
+        def step(title: str, command: list[str], env: dict) -> bool:
+            results.append(run(title, python, command, env))
+            return results[-1][1] == 0
+
+        sources = ["-m", "hatchling", "build", "-t", "sdist", "-d", str(folder / "sdist")]
+        if not step("pip install hatchling", [*pip, "install", "hatchling"], cache):
+            return results
+        if not step("sdist", sources, cache):
+            return results
+        (archive,) = (folder / "sdist").glob("*.tar.gz")
+        shutil.unpack_archive(archive, folder)
+        (tree,) = folder.glob("gaunt_plugin-*")
+        for title, env in (("without a compiler", without), ("with a compiler", cache)):
+            wheels = folder / title.split()[0]
+            build = [*pip, "wheel", "--no-deps", "-w", str(wheels), str(tree)]
+            if not step(f"wheel {title}", build, env):
+                continue
+            (wheel,) = wheels.glob("*.whl")
+            print(f"{wheel.name}: {wheel.stat().st_size / 1000:.0f} kB", flush=True)
+            needed = [f"{wheel}[{host},ase]", "-c", environment.CONSTRAINTS]
+            quickstart = [str(tree / "examples" / "quickstart.py"), "--installed", "--host", host]
+            steps = {
+                "what it needs": [*pip, "install", *needed],
+                "install": [*pip, "install", *REPLACE, str(wheel)],
+                "kernels": ["-I", "-c", HAS_KERNELS, str(env is cache)],
+                "quickstart": [*quickstart, *SHORT[host]],
+            }
+            all(step(f"{name} {title}", command, env) for name, command in steps.items())
+    return results
+
+
+def run_docs(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
+    """The documentation, warnings being errors, and its code, slow blocks too."""
+    results = []
+    for host in hosts(args):
+        python = environment_of(host, args.python or sys.executable)
+        if host == DOCS:
+            command = ["-m", "sphinx", "-W", "--keep-going", "-q", "docs", "docs/_build"]
+            results.append(run("documentation", python, command))
+        tests = ["tests/test_documentation.py", "-n", "0"]
+        results.append(
+            run_tests(f"{host}, docs", python, tests, pytest_args, {"GAUNT_DOCS": "all"})
+        )
+    return results
+
+
 def hosts(args: argparse.Namespace) -> list[str]:
     """The hosts whose environments are asked for."""
     return [args.env] if args.env else list(TESTS)
@@ -147,6 +236,7 @@ def environment_of(
     print(f"== The environment for {host}{suffix}", flush=True)
     venv = ROOT / f".venv-{host}{suffix}"
     extras = f"{host},ase,lammps,dev" + ",polar" * (host == "mace") + ",triton" * (host == TRITON)
+    extras += ",docs" * (host == DOCS)
     return environment.ensure(venv, extras, creator, constraints)
 
 
@@ -169,7 +259,7 @@ def test_files(host: str) -> list[str]:
     found = [path for pattern in TESTS[host] for path in sorted(ROOT.glob(pattern))]
     if not found:
         sys.exit(f"there are no tests for {host}")
-    return [str(path.relative_to(ROOT)) for path in found]
+    return list(dict.fromkeys(str(path.relative_to(ROOT)) for path in found))
 
 
 def run_tests(

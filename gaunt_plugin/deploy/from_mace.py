@@ -29,6 +29,7 @@ from gaunt_plugin.mace.channels_last import (
     LayoutLinear,
 )
 from gaunt_plugin.mace.scripting import replace_gates
+from gaunt_plugin.mace.weights import load_weights
 
 # The models whose energy is a function of edge vectors and elements alone.
 _MODELS = ("MACE", "ScaleShiftMACE")
@@ -94,11 +95,16 @@ class EdgeModel(torch.nn.Module):
 
 
 def load(path: Path) -> torch.nn.Module:
-    """Load a ``.model`` file (a pickle, which can run code: only from people you trust).
+    """Load a ``.model`` (a pickle, which can run code: only from people you trust) or ``.weights``.
 
     Raises:
         ModelFileError: not such a file.
     """
+    if path.suffix == ".weights":
+        try:
+            return load_weights(path)
+        except ValueError as error:
+            raise ModelFileError(str(error)) from error
     try:
         model = torch.load(path, map_location="cpu", weights_only=False)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ImportError, AttributeError) as error:

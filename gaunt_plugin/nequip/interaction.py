@@ -43,8 +43,6 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     or ``[M, S]`` in place of ``[M, B]`` where there is no B.
 
     Args:
-        irreps_in, irreps_out, radial_mlp_depth, radial_mlp_width, use_sc, is_first_layer,
-            type_names, avg_num_neighbors: as in the stock block.
         convolution_rank: channels in the convolution per channel of the features.
         correlation: number of factors of the many-body product; 1 leaves it out.
         parametrization, product_rank, antisymmetric: ``parametrization``, ``rank`` and
@@ -55,6 +53,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         product_parity: the products act on features of both parities, where the messages have
             them, rather than on those of natural parity alone.
         graph_attrs: node attributes also depend on the graph, not on the type alone.
+        others: as in the stock block.
 
     Raises:
         ValueError: options outside of the above.

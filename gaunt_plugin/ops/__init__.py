@@ -12,6 +12,7 @@ A kernel for another device is one more implementation of the operators
 ``gaunt::NAME``, ``gaunt::NAME_backward`` and ``gaunt::NAME_double_backward``.
 """
 
+from gaunt_plugin.ops._operator import INTERFACE
 from gaunt_plugin.ops.channelwise_convolution import PathConvolution
 from gaunt_plugin.ops.convolution import EdgeConvolution
 from gaunt_plugin.ops.edge_frames import EdgeFrames
@@ -20,6 +21,7 @@ from gaunt_plugin.ops.polynomials import Polynomials
 from gaunt_plugin.ops.powers import Powers, ProjectedPowers
 
 __all__ = [
+    "INTERFACE",
     "EdgeConvolution",
     "EdgeFrames",
     "PathConvolution",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gaunt_plugin._compiler import find_compiler
-from gaunt_plugin.lammps.build import build, checked_environment
+from gaunt_plugin.lammps.build import checked_environment
 
 from ..deploy.conftest import (  # noqa: F401 (fixtures), first: MACE prepares e3nn's import
     calculator,
@@ -21,7 +21,6 @@ from ..deploy.conftest import (  # noqa: F401 (fixtures), first: MACE prepares e
     same_default_dtype,
     small_models_fast,
 )
-from ..once import once
 
 collect_ignore = [f"test_{'nequip' if importlib.util.find_spec('mace') else 'mace'}_files.py"]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -78,15 +77,9 @@ class Lammps:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """The folder of builds, with the pair style for this environment in it; its name is awkward."""
-
-    def compiled(folder):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("GAUNT_PLUGIN_CACHE", str(folder))
-            build(report=lambda line: None)
-
-    return once(tmp_path_factory, "cache, with blanks é", compiled)
+def cache(built_pair_style):
+    """The folder of builds."""
+    return built_pair_style
 
 
 @pytest.fixture(scope="session")

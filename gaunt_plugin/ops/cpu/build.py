@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import platform
-import re
 import shlex
 import subprocess
 import tempfile
@@ -15,9 +14,8 @@ import time
 from pathlib import Path
 
 from gaunt_plugin._compiler import BuildError, cache, find_compiler, first_errors
-
-# None where this code runs inside of a package of NequIP.
-SOURCES = [p for kind in ("*.cpp", "*.h") for p in sorted(Path(__file__).parent.glob(kind))]
+from gaunt_plugin.ops.cpu import wheel
+from gaunt_plugin.ops.cpu.wheel import SOURCES
 
 
 def build(*, force: bool = False, report=print) -> Path:
@@ -41,6 +39,7 @@ def build(*, force: bool = False, report=print) -> Path:
         report(f"the kernels are built already: {target}")
         return target
     compiler = find_compiler()
+    report(f"Compiling the CPU kernels with {shlex.join(compiler)}, about half a minute")
     start = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there in one step: no half a library is ever loaded.
@@ -59,7 +58,7 @@ def build(*, force: bool = False, report=print) -> Path:
         made_by.unlink(missing_ok=True)  # it never names a compiler of another library
         out.replace(target)
         made_by.write_text(_identity(compiler), encoding="utf-8")
-    report(f"Built with {' '.join(compiler)} in {time.monotonic() - start:.0f} s: {target}")
+    report(f"Built with {shlex.join(compiler)} in {time.monotonic() - start:.0f} s: {target}")
     return target
 
 
@@ -77,7 +76,7 @@ def path() -> Path:
     finished kernels also serve where there is another compiler, or none.
     """
     parts = [source.read_bytes() for source in SOURCES]
-    parts += [text.encode() for text in (_processor(), *_extra_options())]
+    parts += [text.encode() for text in (wheel.processor(), *_extra_options())]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return cache("kernels") / f"kernels-{platform.machine()}-{key}.so"
 
@@ -102,38 +101,36 @@ def _is_current(made_by: Path) -> bool:
     return made_by.is_file() and made_by.read_text(encoding="utf-8") == identity
 
 
-def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by different machines."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^(?:flags|Features)\s*:.*$", text, re.MULTILINE)
-    return found[0] if found else platform.processor()
-
-
 def switched_off() -> bool:
     """Whether the user wants the plain path."""
     return os.environ.get("GAUNT_KERNELS", "1") == "0"
 
 
+def in_use() -> Path | None:
+    """The library that layers use here: built here, or else of the wheel. Loads nothing."""
+    if switched_off() or not SOURCES:
+        return None
+    own = path()
+    return own if own.is_file() else wheel.find()
+
+
 def is_built() -> bool:
-    """Whether layers use the kernels here; loads nothing."""
-    return not switched_off() and bool(SOURCES) and path().is_file()
+    """Whether layers use kernels here; loads nothing."""
+    return in_use() is not None
 
 
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they are not built or ``GAUNT_KERNELS`` is 0.
+    """The compiled kernels; None where there are none or ``GAUNT_KERNELS`` is 0.
 
     Raises:
         BuildError: they are there but can't be loaded.
     """
-    if not is_built():
+    target = in_use()
+    if target is None:
         return None
-    target = path()
     try:
-        return ctypes.CDLL(str(target))
+        return ctypes.CDLL(str(target)) if target == path() else wheel.load(target)
     except OSError as error:
         raise BuildError(
             f"{target} can't be loaded ({error}): run gaunt build kernels --force, or set "
@@ -146,5 +143,7 @@ def status() -> str:
     if switched_off():
         return "CPU kernels: switched off by GAUNT_KERNELS=0"
     if library() is None:
-        return "CPU kernels: not built for this machine (gaunt build kernels)"
-    return f"CPU kernels: {path()}"
+        return f"CPU kernels: not built, {wheel.why_not()} (gaunt build kernels)"
+    target = in_use()
+    origin = "built here" if target == path() else "of the wheel"
+    return f"CPU kernels: {origin}, {target}"
