@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -168,17 +169,19 @@ class Run:
         curve = json.loads(path.read_text()) if path.exists() else []
         with (folder / "output").open("a") as output:
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
-            rows = self.module.Validations(folder)
+            rows, wanted = self.module.Validations(folder), None
             try:
                 while (cpu := cpu_seconds(process)) is not None:
                     spent.write_text(str(before + cpu))
+                    # The checkpoint of an epoch is written after its validation.
+                    if wanted is not None and self.module.keep(folder, folder / f"epoch{wanted}"):
+                        wanted = None
                     for row in rows.new():
                         curve = [r for r in curve if r["epoch"] < row["epoch"]]
                         curve.append({**row, "cpu": round(before + cpu, 2)})
                         path.write_text(json.dumps(curve))
-                        # The checkpoint of an epoch is written after its validation.
-                        if row["epoch"] and row["epoch"] % max(1, plan.epochs // SNAPSHOTS) == 0:
-                            self.module.keep(folder, row["epoch"] - 1)
+                        if (row["epoch"] + 1) % max(1, plan.epochs // SNAPSHOTS) == 0:
+                            wanted = row["epoch"]
                     if len(curve) >= epochs and epochs < plan.epochs:
                         break
                     time.sleep(0.1)
@@ -196,9 +199,11 @@ class Run:
         """The result: errors on whole tests at the end, on every tenth frame before."""
         model = self.module.Trained(self.folder)
         for row in curve:
-            if model.go_back(row["epoch"]):
+            kept = self.folder / f"epoch{row['epoch']}"
+            if kept.exists():
+                model.load(kept)
                 row["tests"] = self.errors(model, 10)
-        model.go_back(None)
+        model = self.module.Trained(self.folder)
         return {
             "epochs": plan.epochs,
             "cpu": curve[-1]["cpu"],
@@ -276,6 +281,7 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "accuracy")
     parser.add_argument("--table", type=Path, default=TABLE, help="the models; a YAML file")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # and end the training
     host = args.env or ("mace" if importlib.util.find_spec("mace") else "nequip")
     table = yaml.safe_load(args.table.read_text())[host]
     unknown = [name for name in args.models if name not in table["models"]]

@@ -65,32 +65,26 @@ class Validations:
         return rows
 
 
-def keep(folder, epoch):
-    """Keep the latest checkpoint, that is the best so far."""
-    newest = max((folder / "checkpoints").glob("*.pt"), key=os.path.getmtime)
-    snapshot = folder / f"snapshot{epoch}"
-    snapshot.unlink(missing_ok=True)
-    snapshot.hardlink_to(newest)
+def keep(folder, place):
+    """Keep the latest checkpoint, that is the best so far; False if there is none just now."""
+    found = list((folder / "checkpoints").glob("*.pt"))
+    if found:
+        place.unlink(missing_ok=True)
+        place.hardlink_to(max(found, key=os.path.getmtime))
+    return bool(found)
 
 
 class Trained:
-    """The model at the end of a training, or at an epoch whose checkpoint was kept."""
+    """The model at the end of a training, which is the best of its epochs."""
 
     def __init__(self, folder):
-        self.folder = folder
         torch.set_num_threads(1)
         self.model = torch.load(folder / "model.model", weights_only=False, map_location="cpu")
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self.end = {k: v.clone() for k, v in self.model.state_dict().items()}
 
-    def go_back(self, epoch):
-        """Take the weights of an epoch, or those of the end (None); False if there are none."""
-        path = self.folder / f"snapshot{epoch}"
-        if epoch is not None and not path.exists():
-            return False
-        state = self.end if epoch is None else torch.load(path, weights_only=False)["model"]
-        self.model.load_state_dict(state)
-        return True
+    def load(self, kept):
+        """Go back to the weights of a checkpoint."""
+        self.model.load_state_dict(torch.load(kept, weights_only=False)["model"])
 
     def predict(self, structures):
         """Energies (eV) and forces (eV/Å) of all atoms."""

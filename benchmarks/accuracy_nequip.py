@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -150,31 +149,30 @@ class Validations:
 
 
 def best(folder):
-    return max((folder / "checkpoints").glob("best*.ckpt"), key=os.path.getmtime)
+    return max((folder / "checkpoints").glob("best*.ckpt"), key=os.path.getmtime, default=None)
 
 
-def keep(folder, epoch):
-    """Keep the best checkpoint so far."""
-    shutil.copyfile(best(folder), folder / f"snapshot{epoch}.ckpt")
+def keep(folder, place):
+    """Keep the best checkpoint so far; False if there is none just now."""
+    found = best(folder)
+    if found is not None:
+        place.unlink(missing_ok=True)
+        place.hardlink_to(found)
+    return found is not None
 
 
 class Trained:
-    """The model at the end of a training, or at an epoch whose checkpoint was kept."""
+    """The best model of a training."""
 
     def __init__(self, folder):
         torch.set_num_threads(1)
         set_global_state()
-        self.folder = folder
-        self.go_back(None)
+        self.load(best(folder))
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
-    def go_back(self, epoch):
-        """Take the weights of an epoch, or the best (None); False if there are none."""
-        path = best(self.folder) if epoch is None else self.folder / f"snapshot{epoch}.ckpt"
-        if not path.exists():
-            return False
-        self.model = load_saved_model(path).eval()
-        return True
+    def load(self, kept):
+        """Take the weights of a checkpoint."""
+        self.model = load_saved_model(kept).eval()
 
     def predict(self, structures):
         """Energies (eV) and forces (eV/Å) of all atoms."""
