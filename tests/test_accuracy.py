@@ -54,6 +54,18 @@ def test_a_seed_is_one_split(tmp_path):
     assert parts(2)[1] != valid
 
 
+def test_no_frame_of_the_training_file_is_tested(tmp_path):
+    from accuracy import frames, unseen
+
+    known, new = frames(SAMPLE / "train_300K.xyz"), frames(SAMPLE / "test_300K.xyz")
+    path = tmp_path / "test.xyz"
+    path.write_text("".join([new[0], known[3], new[1]]))
+    found = unseen(path, SAMPLE / "train_300K.xyz")
+    assert [f"energy={s.get_potential_energy()}" in new[i] for i, s in enumerate(found)] == [
+        True
+    ] * 2
+
+
 def test_data_that_is_missing_is_said(monkeypatch, tmp_path):
     import accuracy
 
