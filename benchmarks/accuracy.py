@@ -18,6 +18,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,7 @@ class Run:
         """The epochs that the budget allows by a short training; the same for all seeds."""
         path = self.probe / "times.json"
         if not path.exists():
+            shutil.rmtree(self.probe, ignore_errors=True)  # an interrupted one times nothing
             curve = self.follow(self.probe, Schedule(10**6, 1.0), 1 + PROBED)
             first, last = (curve[i]["cpu"] for i in (0, PROBED))
             epoch = (last - first) / PROBED
@@ -181,9 +183,11 @@ class Run:
         curve = json.loads(path.read_text()) if path.exists() else []
         with (folder / "output").open("a") as output:
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
-            rows, wanted = self.module.Validations(folder), None
+            rows, wanted, running, cpu = self.module.Validations(folder), None, True, 0.0
             try:
-                while (cpu := cpu_seconds(process)) is not None:
+                while running:
+                    running = (now := cpu_seconds(process)) is not None
+                    cpu = now if running else cpu
                     spent.write_text(str(before + cpu))
                     # The checkpoint of an epoch is written after its validation.
                     if wanted is not None and self.module.keep(folder, folder / f"epoch{wanted}"):
