@@ -26,7 +26,7 @@ import urllib.request
 from pathlib import Path
 
 COMMIT = "29e6d467317e4b5967b7ea5cbee54de953fa0d45"
-SOURCE = f"https://raw.githubusercontent.com/davkovacs/BOTNet-datasets/{COMMIT}/dataset_3BPA/"
+REPOSITORY = f"https://raw.githubusercontent.com/davkovacs/BOTNet-datasets/{COMMIT}/"
 ATOMS = 27
 TIMEOUT = 60  # s without an answer
 
@@ -71,14 +71,12 @@ def count_frames(text):
     return len(lines) // size
 
 
-def check(name, data):
+def check(data, known):
     """Check the bytes of one file; returns what was found, raises `DataError`."""
     found = hashlib.sha256(data).hexdigest()
-    if SHA256[name] is not None:
-        if found != SHA256[name]:
-            raise DataError(
-                f"wrong checksum: SHA-256 is {found}, the published file has {SHA256[name]}"
-            )
+    if known is not None:
+        if found != known:
+            raise DataError(f"wrong checksum: SHA-256 is {found}, the published file has {known}")
         return "SHA-256 matches the published file"
     try:
         frames = count_frames(data.decode())
@@ -87,34 +85,31 @@ def check(name, data):
     return f"{frames} whole frames; published checksum not known here, SHA-256 found: {found}"
 
 
-def download(name):
+def download(url):
     """The bytes of one published file."""
     try:
-        with urllib.request.urlopen(SOURCE + name, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             return response.read()
     except urllib.error.HTTPError as error:
-        raise DataError(
-            f"the server answered {error.code} {error.reason}: {SOURCE}{name}"
-        ) from None
+        raise DataError(f"the server answered {error.code} {error.reason}: {url}") from None
     except (OSError, http.client.HTTPException) as error:  # includes URLError and time-outs
         reason = getattr(error, "reason", error)
-        raise DataError(f"download failed ({reason}); is there a network? {SOURCE}{name}") from None
+        raise DataError(f"download failed ({reason}); is there a network? {url}") from None
 
 
-def obtain(folder, name, offline):
+def obtain(path, url, known, offline):
     """Check one file, after downloading it if it is missing and that is allowed."""
-    path = folder / name
     if path.exists():
         try:
-            return check(name, path.read_bytes())
+            return check(path.read_bytes(), known)
         except DataError as error:
             raise DataError(f"{error} (kept as it is; delete it to download it)") from None
     if offline:
-        raise DataError(f"missing from {folder}")
-    data = download(name)
-    found = check(name, data)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(name + ".part")
+        raise DataError(f"missing from {path.parent}")
+    data = download(url)
+    found = check(data, known)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
     try:
         partial.write_bytes(data)
         partial.replace(path)
@@ -123,16 +118,19 @@ def obtain(folder, name, offline):
     return f"downloaded; {found}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(description=__doc__, source=f"{REPOSITORY}dataset_3BPA/", checksums=SHA256):
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--verify", action="store_true", help="check only, download nothing")
-    parser.add_argument("--files", nargs="+", choices=SHA256, default=list(SHA256), metavar="FILE")
+    parser.add_argument(
+        "--files", nargs="+", choices=checksums, default=list(checksums), metavar="FILE"
+    )
     args = parser.parse_args()
     failed = 0
     for name in args.files:
         try:
-            print(f"ok      {name}: {obtain(args.folder, name, args.verify)}", flush=True)
+            found = obtain(args.folder / name, source + name, checksums[name], args.verify)
+            print(f"ok      {name}: {found}", flush=True)
         except (DataError, OSError) as error:
             failed += 1
             print(f"FAILED  {name}: {error}", file=sys.stderr, flush=True)

@@ -87,7 +87,8 @@ def write_data(folder: Path) -> None:
         text = config.read_text()
         for data in re.findall(r"data_folder: \$\{hydra:runtime.cwd\}/(.+)", text):
             (folder / data).mkdir(parents=True, exist_ok=True)
-            for name in re.findall(r"\$\{data_folder\}/(.+)", text):
+            # A configuration with defaults doesn't repeat the training file.
+            for name in ["train_300K.xyz", *re.findall(r"\$\{data_folder\}/(.+)", text)]:
                 chosen = frames[:9] if name == "train_300K.xyz" else frames[9:]
                 ase.io.write(folder / data / name, chosen)
 

@@ -1,0 +1,319 @@
+"""Trains models to a budget of CPU time and compares their errors, stock and Gaunt.
+
+    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--seeds 1] [MODEL ...]
+
+Models are those of ``accuracy.yaml`` for the host that is installed. Each is trained by the host's
+own command with one thread. The budget counts the CPU time of that process from its start to its
+last epoch; the clock on the wall doesn't matter, so a training may be stopped or run beside other
+work. The number of epochs and the decay of the learning rate come from the time of an epoch,
+measured first. Run the command again to go on after an interruption: what is finished stays.
+Finished runs are added to the CSV files in ``--out``, and the page is written anew.
+"""
+
+import argparse
+import csv
+import importlib
+import importlib.util
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import accuracy_report
+import ase.io
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "benchmarks" / "accuracy.yaml"
+FINAL = 0.01  # learning rate at the end of the budget, of that at its start
+PROBED = 2  # epochs
+SNAPSHOTS = 6  # of a run, tested after it
+THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Files of a data set: training, isolated atoms and tests by name."""
+
+    train: str
+    isolated: str
+    tests: dict[str, str]
+    validation: int = 50
+
+
+SETS = {
+    "acac": DataSet(
+        "train_300K.xyz",
+        "isolated_atoms.xyz",
+        {
+            "300K": "test_MD_300K.xyz",
+            "600K": "test_MD_600K.xyz",
+            "dihedral": "test_dihedral.xyz",
+            "H_transfer": "test_H_transfer.xyz",
+        },
+    ),
+    "3bpa": DataSet("train_300K.xyz", "iso_atoms.xyz", {"mixedT": "train_mixedT.xyz"}),
+    "sample": DataSet("train_300K.xyz", "iso_atoms.xyz", {"300K": "test_300K.xyz"}, validation=5),
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Number of epochs and the factor of the learning rate after each."""
+
+    epochs: int
+    gamma: float
+
+
+def schedule(budget, start_up, epoch):
+    """The epochs that fit in ``budget`` after ``start_up``, with ``epoch`` for one, all in s.
+
+    The rate falls by a constant factor, such that it is ``FINAL`` of the first in the last epoch.
+    """
+    epochs = max(2, round((budget - start_up) / epoch))
+    return Schedule(epochs, FINAL ** (1 / (epochs - 1)))
+
+
+def default_data(name):
+    """The folder of a data set in the project, where the examples download it, or beside it."""
+    if name == "sample":
+        return ROOT / "examples" / "3bpa_sample"
+    places = [ROOT / "data" / name, ROOT.parent / "shared" / "data" / name]
+    found = [place for place in places if place.is_dir()]
+    if not found:
+        tried = " and ".join(str(place) for place in places)
+        sys.exit(
+            f"data set {name}: no folder {tried}; give it as --data, or run "
+            f"python examples/fetch_{name}.py data/{name}"
+        )
+    return found[0]
+
+
+def frames(path):
+    """The frames of an extended XYZ file, as text."""
+    lines, start, found = path.read_text().splitlines(keepends=True), 0, []
+    while start < len(lines):
+        end = start + int(lines[start]) + 2
+        found.append("".join(lines[start:end]))
+        start = end
+    return found
+
+
+def split(path, validation, seed, folder):
+    """Write ``train.xyz`` and ``valid.xyz``: the same frames for every model of this seed."""
+    found = frames(path)
+    random.Random(seed).shuffle(found)
+    (folder / "valid.xyz").write_text("".join(found[:validation]))
+    (folder / "train.xyz").write_text("".join(found[validation:]))
+
+
+def unseen(path, training):
+    """Structures of a test file that aren't in the training file: 31 of 3BPA's train_mixedT are."""
+    known = {atoms(frame) for frame in frames(training)}
+    text = "".join(frame for frame in frames(path) if atoms(frame) not in known)
+    return ase.io.read(io.StringIO(text), ":", format="extxyz")
+
+
+def atoms(frame):
+    return frame.split("\n", 2)[2]
+
+
+def cpu_seconds(process):
+    """CPU time of a running process and of its children that have ended, s; None at its end."""
+    try:
+        text = Path(f"/proc/{process.pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *fields = text.rpartition(")")[2].split()
+    return None if state == "Z" else sum(map(int, fields[10:14])) / TICK
+
+
+class Run:
+    """One training, in a folder that holds all that is needed to go on."""
+
+    def __init__(self, host, name, seed, minutes, data, folder, options, work):
+        self.host, self.name, self.seed, self.minutes = host, name, seed, minutes
+        self.data, self.spec, self.source, self.options = data, SETS[data], folder, options
+        place = work / data / host / name.replace(" ", "_")
+        self.folder = place / f"{minutes:g}min-seed{seed}"
+        self.probe = place / "probe"
+        self.module = importlib.import_module(f"accuracy_{host}")
+        self.label = f"{data} {host} {name}, {minutes:g} min, seed {seed}"
+
+    def result(self):
+        """Errors and costs; trains if that has not been done."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            plan = self.schedule()
+            print(f"{self.label}: {plan.epochs} epochs", flush=True)
+            curve = self.follow(self.folder, plan, plan.epochs)
+            path.write_text(json.dumps(self.tested(plan, curve), indent=1))
+        return json.loads(path.read_text())
+
+    def schedule(self):
+        """The epochs that the budget allows by a short training; the same for all seeds."""
+        path = self.probe / "times.json"
+        if not path.exists():
+            shutil.rmtree(self.probe, ignore_errors=True)  # an interrupted one times nothing
+            curve = self.follow(self.probe, Schedule(10**6, 1.0), 1 + PROBED)
+            first, last = (curve[i]["cpu"] for i in (0, PROBED))
+            epoch = (last - first) / PROBED
+            path.write_text(json.dumps({"start_up": first - epoch, "epoch": epoch}))
+        return schedule(60 * self.minutes, **json.loads(path.read_text()))
+
+    def follow(self, folder, plan, epochs):
+        """Train until so many epochs are done; returns one row for each, with the CPU time."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "train.xyz").exists():
+            split(self.source / self.spec.train, self.spec.validation, self.seed, folder)
+        isolated = self.source / self.spec.isolated
+        command = self.module.prepare(folder, self.options, plan, self.seed, isolated)
+        spent = folder / "cpu"  # of earlier attempts, too
+        before = float(spent.read_text()) if spent.exists() else 0.0
+        path = folder / "curve.json"
+        curve = json.loads(path.read_text()) if path.exists() else []
+        with (folder / "output").open("a") as output:
+            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+            rows, wanted, running, cpu = self.module.Validations(folder), None, True, 0.0
+            try:
+                while running:
+                    running = (now := cpu_seconds(process)) is not None
+                    cpu = now if running else cpu
+                    spent.write_text(str(before + cpu))
+                    # The checkpoint of an epoch is written after its validation.
+                    if wanted is not None and self.module.keep(folder, folder / f"epoch{wanted}"):
+                        wanted = None
+                    for row in rows.new():
+                        curve = [r for r in curve if r["epoch"] < row["epoch"]]
+                        curve.append({**row, "cpu": round(before + cpu, 2)})
+                        path.write_text(json.dumps(curve))
+                        if (row["epoch"] + 1) % max(1, plan.epochs // SNAPSHOTS) == 0:
+                            wanted = row["epoch"]
+                    if len(curve) >= epochs and epochs < plan.epochs:
+                        break
+                    time.sleep(0.1)
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                process.wait()
+        if len(curve) < epochs:
+            sys.exit(
+                f"{self.label}: ended after {len(curve)} of {epochs} epochs, see {output.name}"
+            )
+        return curve
+
+    def tested(self, plan, curve):
+        """The result: errors of the end and of the checkpoints that were kept."""
+        model = self.module.Trained(self.folder)
+        for row in curve:
+            kept = self.folder / f"epoch{row['epoch']}"
+            if kept.exists():
+                model.load(kept)
+                row["tests"] = self.errors(model)
+        model = self.module.Trained(self.folder)
+        return {
+            "epochs": plan.epochs,
+            "cpu": curve[-1]["cpu"],
+            "parameters": model.parameters,
+            "tests": self.errors(model),
+            "curve": curve,
+        }
+
+    def errors(self, model):
+        """RMSE of each test: energy in meV and, if the file has forces, those in meV/Å."""
+        found = {}
+        for test, file in self.spec.tests.items():
+            structures = unseen(self.source / file, self.source / self.spec.train)
+            energies, forces = model.predict(structures)
+            right = [structure.get_potential_energy() for structure in structures]
+            found[test] = {"energy": rmse(energies, right)}
+            if "forces" in structures[0].calc.results:
+                right = np.concatenate([structure.get_forces() for structure in structures])
+                found[test]["forces"] = rmse(forces, right)
+        return found
+
+
+def rmse(found, right):
+    return 1000 * float(np.sqrt(np.mean((np.asarray(found) - np.asarray(right)) ** 2)))
+
+
+def record(out, run, result):
+    """Put a finished run into the CSV files: its row, in place of an earlier one, and its curve."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "runs.csv"
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    row = {
+        "set": run.data,
+        "host": run.host,
+        "model": run.name,
+        "minutes": f"{run.minutes:g}",
+        "seed": str(run.seed),
+    }
+    rows = [old for old in rows if any(old[key] != value for key, value in row.items())]
+    row |= {key: result[key] for key in ("epochs", "parameters")}
+    row["cpu"] = round(result["cpu"])
+    row |= flat(result["tests"])
+    write(path, sorted([*rows, row], key=lambda r: [str(r[key]) for key in list(row)[:5]]))
+    rows = [{k: v for k, v in r.items() if k != "tests"} for r in result["curve"]]
+    tests = [flat(r.get("tests", {})) for r in result["curve"]]
+    curve = [{**r, **test} for r, test in zip(rows, tests)]
+    write(out / "curves" / f"{accuracy_report.stem(row)}.csv", curve)
+
+
+def flat(tests):
+    """One entry for each number, such as ``300K_forces``."""
+    return {f"{t}_{k}": round(v, 2) for t, kinds in tests.items() for k, v in kinds.items()}
+
+
+def write(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    fields = dict.fromkeys(key for row in rows for key in row)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: all of the host")
+    parser.add_argument("--env", choices=["mace", "nequip"], help="the host, if both would do")
+    parser.add_argument("--set", choices=SETS, default="acac")
+    parser.add_argument("--data", type=Path, help="folder of the data set")
+    parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of split and weights")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "accuracy")
+    parser.add_argument("--table", type=Path, default=TABLE, help="the models; a YAML file")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # and end the training
+    host = args.env or ("mace" if importlib.util.find_spec("mace") else "nequip")
+    table = yaml.safe_load(args.table.read_text())[host]
+    unknown = [name for name in args.models if name not in table["models"]]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; possible: {', '.join(table['models'])}")
+    os.environ.update(THREADS)
+    source, work = (args.data or default_data(args.set)).resolve(), args.work.resolve()
+    for seed in args.seeds:
+        for name in args.models or table["models"]:
+            options = {**table["common"], **table["models"][name]}
+            run = Run(host, name, seed, args.minutes, args.set, source, options, work)
+            result = run.result()
+            record(args.out, run, result)
+            print(f"{run.label}: {result['cpu']:.0f} s, {flat(result['tests'])}", flush=True)
+            accuracy_report.write(args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

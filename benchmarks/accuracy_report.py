@@ -1,0 +1,160 @@
+"""The page and the plots of the finished trainings in a folder; no host is needed.
+
+python benchmarks/accuracy_report.py [docs/accuracy]
+"""
+
+import csv
+import itertools
+import statistics
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import matplotlib.ticker
+
+ROOT = Path(__file__).resolve().parents[1]
+INTRODUCTION = """# Accuracy at equal cost
+
+Written by `python benchmarks/accuracy_report.py` from the CSV files in `{folder}/`, to which
+`python benchmarks/accuracy.py` adds each training that it finishes. It has nothing else: what is
+missing here hasn't been run.
+
+Every model is trained by its host's own command for the same CPU time, on one thread, in float32
+with the kernels of `gaunt build kernels`. The budget counts the CPU time of the process, from its
+start to its last epoch, not the time on the clock: other processes ran beside it, and trainings
+were stopped and resumed. The learning rate falls from 0.01 to 0.0001 by a constant factor per
+epoch, chosen with the number of epochs from the time of an epoch; CPU times more than 10 % off
+the budget are **bold**. Of 500 published frames at 300 K, 450 are for training and 50 for
+choosing the epoch; a seed is one split, the same for all models, and one start of the weights.
+Batches of 5, cutoff 5 Å; all settings are in `benchmarks/accuracy.yaml`.
+
+Errors are root mean squares over the published test sets, without frames that are in the training
+file, too (31 of train_mixedT of 3BPA are): forces in meV/Å, in brackets energies of whole
+molecules in meV. Means of seeds, ± half of their range.
+"""
+# Force and energy errors of models trained to convergence on the same frames, from the papers.
+PUBLISHED = {
+    "acac": {
+        "MACE, converged (published)": {"300K": (5.1, 0.9), "600K": (22.4, 4.6)},
+        "NequIP, converged (published)": {"300K": (5.9, 0.81), "600K": (27.8, 6.04)},
+        "BOTNet, converged (published)": {"300K": (6.3, 0.89), "600K": (29.8, 6.2)},
+    }
+}
+TITLES = {"acac": "Acetylacetone", "3bpa": "3BPA"}
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def tests(rows):
+    """Names of the test sets of these rows."""
+    names = [key.removesuffix("_energy") for row in rows for key in row if key.endswith("_energy")]
+    return [name for name in dict.fromkeys(names) if any(row[f"{name}_energy"] for row in rows)]
+
+
+def number(values):
+    """Mean of the seeds and half of their range."""
+    values = [float(value) for value in values]
+    digits = 1 if statistics.mean(values) < 100 else 0
+    text = f"{statistics.mean(values):.{digits}f}"
+    spread = (max(values) - min(values)) / 2
+    return text if len(values) == 1 else f"{text} ± {spread:.{digits}f}"
+
+
+def table(rows):
+    """Lines of a Markdown table: models of one data set, host and budget, the best first."""
+    names = tests(rows)
+    lines = ["| model | seeds | parameters | epochs | CPU, s | " + " | ".join(names) + " |"]
+    lines.append("|---" * (len(names) + 5) + "|")
+    models = {}
+    for row in rows:
+        models.setdefault(row["model"], []).append(row)
+    first = next((f"{n}_forces" for n in names if rows[0].get(f"{n}_forces")), f"{names[0]}_energy")
+    order = sorted(models, key=lambda m: statistics.mean(float(row[first]) for row in models[m]))
+    for model in order:
+        runs = models[model]
+        cells = [model, str(len(runs)), runs[0]["parameters"], spread(runs, "epochs")]
+        budget = 60 * float(runs[0]["minutes"])
+        off = any(abs(float(run["cpu"]) / budget - 1) > 0.1 for run in runs)
+        cells.append(f"**{spread(runs, 'cpu')}**" if off else spread(runs, "cpu"))
+        for name in names:
+            energy = number(run[f"{name}_energy"] for run in runs)
+            forces = [run[f"{name}_forces"] for run in runs if run.get(f"{name}_forces")]
+            cells.append(f"{number(forces)} ({energy})" if forces else f"({energy})")
+        lines.append("| " + " | ".join(cells) + " |")
+    for model, errors in PUBLISHED.get(rows[0]["set"], {}).items():
+        if model.lower().startswith(rows[0]["host"]):
+            found = ["{} ({})".format(*errors[n]) if n in errors else "" for n in names]
+            lines.append("| " + " | ".join([f"*{model}*", "", "", "", "", *found]) + " |")
+    return lines
+
+
+def spread(runs, key):
+    """All values, once each."""
+    return ", ".join(sorted({run[key] for run in runs}, key=float))
+
+
+def plot(rows, folder, path):
+    """Errors against CPU time: forces on the validation set and on each test that has them."""
+    panels = ["forces", *[f"{name}_forces" for name in tests(rows)]]
+    panels = panels[:1] + [p for p in panels[1:] if any(row.get(p) for row in rows)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.4), squeeze=False)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    for row in rows:
+        curve = read(folder / "curves" / f"{stem(row)}.csv")
+        color = f"C{models.index(row['model'])}"
+        style = "--" if row["model"].startswith("stock") else "-"
+        label = row["model"] if row is next(r for r in rows if r["model"] == row["model"]) else None
+        for axis, panel in zip(axes[0], panels):
+            points = [(float(c["cpu"]), float(c[panel])) for c in curve if c.get(panel)]
+            axis.loglog(*zip(*points), style, color=color, label=label, lw=1)
+    for axis, panel in zip(axes[0], panels):
+        title = "validation" if panel == "forces" else panel.removesuffix("_forces")
+        axis.set(title=title, xlabel="CPU time, s", ylabel="forces, meV/Å")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            side.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def stem(row):
+    """Name of the file with the curve of a run."""
+    model = row["model"].replace(" ", "_")
+    return f"{row['set']}-{row['host']}-{model}-{row['minutes']}min-{row['seed']}"
+
+
+def write(folder):
+    """Write the page beside the folder and the plots into it; returns their paths."""
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 8})
+    page = folder.with_suffix(".md")
+    lines, paths = [INTRODUCTION.format(folder=folder.name)], [page]
+    findings = folder / "findings.md"
+    if findings.exists():
+        lines.append(findings.read_text())
+    rows = read(folder / "runs.csv")
+    rows.sort(key=lambda row: (row["set"] != "acac", -float(row["minutes"]), row["host"]))
+    kind = lambda row: (row["set"], row["minutes"], row["host"])  # noqa: E731
+    for (data, minutes, host), group in itertools.groupby(rows, key=kind):
+        group = list(group)
+        name = {"mace": "MACE", "nequip": "NequIP"}[host]
+        lines += [f"## {TITLES.get(data, data)}, {name}, {minutes} minutes", "", *table(group), ""]
+        paths.append(folder / f"{data}-{host}-{minutes}min.svg")
+        plot(group, folder, paths[-1])
+        lines += [f"![errors against CPU time]({folder.name}/{paths[-1].name})", ""]
+    page.write_text("\n".join(lines).rstrip() + "\n")
+    return paths
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "accuracy"
+    print("wrote", *write(target))

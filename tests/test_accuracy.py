@@ -1,0 +1,152 @@
+"""The benchmark of accuracy: schedule, data, page, and a training that is interrupted."""
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("matplotlib", reason="the extra 'benchmarks' is not installed")
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "examples" / "3bpa_sample"
+HOST = "mace" if importlib.util.find_spec("mace") else "nequip"
+SMALL = {
+    "mace": {"hidden_irreps": "2x0e + 2x1o", "max_ell": 1, "correlation": 2, "radial_MLP": "[8]"},
+    "nequip": {"num_layers": 1, "l_max": 1, "num_features": 2, "radial_mlp_width": 8},
+}
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+def test_the_rate_ends_with_the_budget():
+    from accuracy import FINAL, schedule
+
+    plan = schedule(budget=600, start_up=20, epoch=5.8)
+    assert plan.epochs == 100
+    assert plan.gamma ** (plan.epochs - 1) == pytest.approx(FINAL)
+    assert schedule(budget=1, start_up=20, epoch=5).epochs == 2
+
+
+def test_a_seed_is_one_split(tmp_path):
+    from accuracy import frames, split
+
+    def parts(seed):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        split(SAMPLE / "train_300K.xyz", 7, seed, folder)
+        return frames(folder / "train.xyz"), frames(folder / "valid.xyz")
+
+    train, valid = parts(1)
+    assert len(valid) == 7
+    assert sorted(train + valid) == sorted(frames(SAMPLE / "train_300K.xyz"))
+    assert parts(1) == (train, valid)
+    assert parts(2)[1] != valid
+
+
+def test_no_frame_of_the_training_file_is_tested(tmp_path):
+    from accuracy import frames, unseen
+
+    known, new = frames(SAMPLE / "train_300K.xyz"), frames(SAMPLE / "test_300K.xyz")
+    path = tmp_path / "test.xyz"
+    path.write_text("".join([new[0], known[3], new[1]]))
+    found = unseen(path, SAMPLE / "train_300K.xyz")
+    assert [f"energy={s.get_potential_energy()}" in new[i] for i, s in enumerate(found)] == [
+        True
+    ] * 2
+
+
+def test_data_that_is_missing_is_said(monkeypatch, tmp_path):
+    import accuracy
+
+    monkeypatch.setattr(accuracy, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=r"fetch_acac\.py data/acac"):
+        accuracy.default_data("acac")
+
+
+def test_page(tmp_path):
+    import accuracy_report
+
+    folder = tmp_path / "accuracy"
+    (folder / "curves").mkdir(parents=True)
+    fields = "set,host,model,minutes,seed,epochs,parameters,cpu,300K_energy,300K_forces,"
+    rows = [
+        "acac,mace,worse,1,1,9,1000,60,30.0,20.0,5.0",
+        "acac,mace,better,1,1,9,1000,70,4.0,10.0,5.0",
+        "acac,mace,better,1,2,9,1000,60,6.0,12.0,5.0",
+    ]
+    (folder / "runs.csv").write_text("\n".join([fields + "dihedral_energy", *rows, ""]))
+    for name in ("worse-1min-1", "better-1min-1", "better-1min-2"):
+        curve = "epoch,cpu,forces,300K_forces\n0,10,30.0,\n1,20,15.0,16.0\n"
+        (folder / "curves" / f"acac-mace-{name}.csv").write_text(curve)
+    (folder / "findings.md").write_text("## Findings\n")
+    for path in accuracy_report.write(folder):
+        assert path.exists()
+    page = folder.with_suffix(".md").read_text()
+    assert "## Findings" in page
+    start = page.index(
+        "| better | 2 | 1000 | 9 | **60, 70** | 11.0 ± 1.0 (5.0 ± 1.0) | (5.0 ± 0.0) |"
+    )
+    assert start < page.index("| worse | 1 | 1000 | 9 | 60 | 20.0 (30.0) | (5.0) |")
+    assert "| *MACE, converged (published)* |" in page
+    assert "NequIP, converged" not in page
+
+
+@pytest.mark.training
+def test_training_goes_on_after_an_interruption(tmp_path):
+    from accuracy import frames
+
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, count in [("train_300K", 15), ("test_300K", 4), ("iso_atoms", 4)]:
+        text = "".join(frames(SAMPLE / f"{name}.xyz")[:count])
+        (data / f"{name}.xyz").write_text(text)
+    table = yaml.safe_load((ROOT / "benchmarks" / "accuracy.yaml").read_text())
+    table[HOST]["common"].update(SMALL[HOST])
+    table[HOST]["models"] = {"small": {}}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    command = [sys.executable, ROOT / "benchmarks" / "accuracy.py", "--env", HOST]
+    command += ["--set", "sample", "--data", data, "--table", tmp_path / "table.yaml"]
+    command += ["--minutes", "0.17", "--work", tmp_path, "--out", tmp_path / "out"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    folder = tmp_path / "sample" / HOST / "small" / "0.17min-seed1"
+    curve, spent = folder / "curve.json", folder / "cpu"
+
+    first = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    while not (curve.exists() and len(json.loads(curve.read_text() or "[]")) >= 3):
+        assert first.poll() is None, (folder / "output").read_text()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    planned = int(re.search(r"(\d+) epochs", first.communicate()[0])[1])
+    assert first.returncode == 1
+    assert not (folder / "result.json").exists()
+    before = float(spent.read_text())
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(spent.read_text()) > before
+    result = json.loads((folder / "result.json").read_text())
+    assert [row["epoch"] for row in result["curve"]] == list(range(planned))
+    times = [row["cpu"] for row in result["curve"]]
+    assert times == sorted(times)
+    assert times[-1] > before
+    assert sum("tests" in row for row in result["curve"]) >= 2
+    assert 0 < result["tests"]["300K"]["forces"] < 5000  # meV/Å
+    (row,) = csv.DictReader((tmp_path / "out" / "runs.csv").open())
+    assert (row["model"], row["epochs"]) == ("small", str(planned))
+    assert float(row["300K_forces"]) == pytest.approx(result["tests"]["300K"]["forces"], abs=0.01)
+
+    again = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert spent.read_text() == str(float(spent.read_text()))
