@@ -185,6 +185,7 @@ def train(workshop, folder, modified):
 
 
 PACKAGE = """
+import sys
 import torch
 from nequip.model.modify_utils import modify
 from nequip.model.saved_models import load_saved_model
