@@ -205,6 +205,7 @@ def run_wheel(args: argparse.Namespace) -> list[Result]:
                 "kernels": ["-I", "-c", HAS_KERNELS, str(env is cache)],
                 "quickstart": [*quickstart, *SHORT[host]],
             }
+            shutil.rmtree(tree / "runs", ignore_errors=True)
             all(step(f"{name} {title}", command, env) for name, command in steps.items())
     return results
 
