@@ -122,6 +122,20 @@ def test_options(name, tmp_path):
         export(model, tmp_path / "model.pt")  # compares energies and gradients itself
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_weights_of_a_distributed_model(name, tmp_path):
+    """Every weight takes part in the loss: MACE's ``DistributedDataParallel`` wants it."""
+    options = {"world_size": 1, "rank": 0, "init_method": f"file://{tmp_path}/store"}
+    torch.distributed.init_process_group("gloo", **options)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(make_model(**OPTIONS[name]))
+        for _ in range(2):  # the second step would complain
+            out = model(make_batch(model.module, molecule()), training=True)
+            (out["energy"].sum() + out["forces"].square().sum()).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_one_head_of_two():
     model = make_model(NON_LINEAR, ATTENTION, heads=("room", "hot"))
     single = remove_pt_head(model, "hot")

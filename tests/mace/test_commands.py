@@ -18,6 +18,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from gaunt_plugin.mace.models import ScaleShiftMACE
 
+from .conftest import E0S
+
 pytestmark = pytest.mark.training
 PAGE = (Path(__file__).parents[2] / "docs" / "mace.md").read_text(encoding="utf-8")
 READ_LAMMPS = """
@@ -226,15 +228,22 @@ def label(source, target, calculator, symbols="CHNO"):
     ase.io.write(target, frames)
 
 
+E0S_CH = "{1: -10.707211, 6: -48.798080}"
+
+
 @pytest.mark.parametrize(
-    ("symbols", "e0s"),
+    ("symbols", "e0s", "elements", "flags"),
     [
-        ("CHNO", "{1: -10.707211, 6: -48.798080, 7: -70.908087, 8: -102.521807}"),
-        ("CH", "{1: -10.707211, 6: -48.798080}"),
+        ("CHNO", E0S, 4, {}),
+        ("CH", E0S_CH, 2, {}),
+        ("CH", E0S_CH, 4, {"foundation_model_elements": True}),
     ],
+    ids=["same_elements", "fewer_elements", "all_elements"],
 )
-def test_fine_tuning_starts_at_the_foundation(workshop, single, load, errors, symbols, e0s):
-    folder = workshop.folder(f"naive_{symbols}")
+def test_fine_tuning_starts_at_the_foundation(
+    workshop, request, single, load, errors, symbols, e0s, elements, flags
+):
+    folder = workshop.folder(request.node.callspec.id)
     calculator = MACECalculator(single / "run.model", default_dtype="float64")
     for name in ("train.xyz", "valid.xyz"):
         label(single / name, folder / name, calculator, symbols)
@@ -245,11 +254,34 @@ def test_fine_tuning_starts_at_the_foundation(workshop, single, load, errors, sy
         multiheads_finetuning=False,
         E0s=e0s,
         lr=1e-4,
+        **flags,
     )
     assert errors(output) == {"Default": 0.0}  # the labels are the foundation's own
     model = load(folder / "run.model")
     assert isinstance(model, ScaleShiftMACE)
-    assert len(model.atomic_numbers) == len(symbols)
+    assert len(model.atomic_numbers) == elements
+
+
+@pytest.mark.parametrize("load_readout", [True, False])
+def test_fine_tuning_of_one_head(workshop, two_heads, load, errors, load_readout):
+    """It starts at that head; ``--foundation_filter_elements=False`` leaves the readouts out."""
+    folder = workshop.folder(f"from_hot_{load_readout}")
+    calculator = MACECalculator(two_heads / "run.model", default_dtype="float64", head="hot")
+    for name in ("train.xyz", "valid.xyz"):
+        label(two_heads / name, folder / name, calculator)
+    output = workshop.train(
+        folder,
+        plugin="gaunt",
+        foundation_model=str(two_heads / "run.model"),
+        foundation_head="hot",
+        foundation_filter_elements=load_readout,
+        multiheads_finetuning=False,
+        lr=0.0,
+    )
+    assert (errors(output)["Default"] == 0.0) == load_readout
+    model, foundation = load(folder / "run.model"), load(two_heads / "run.model")
+    assert model.heads == ["Default"]
+    torch.testing.assert_close(model.products.state_dict(), foundation.products.state_dict())
 
 
 def test_multihead_fine_tuning(workshop, single, load, errors):

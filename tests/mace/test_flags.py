@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -45,6 +46,11 @@ TRAININGS = {
         "use_edge_irreps_first": True,
         "apply_cutoff": False,
         "gaunt_convolution_rank": "1, 2",
+        "hidden_irreps": None,
+        "num_channels": 4,
+        "max_L": 1,
+        "compute_avg_num_neighbors": False,
+        "avg_num_neighbors": 9.0,
     },
     "attention": {
         "model": "MACE",
@@ -56,11 +62,17 @@ TRAININGS = {
         "use_agnostic_product": True,
         "num_interactions": 3,
         "scaling": "no_scaling",
+        "save_cpu": True,
     },
     "embedding": {
         "interaction": ATTENTION,
         "embedding_specs": str(EMBEDDING),
         "use_embedding_readout": True,
+        "total_charge_key": "charge",
+        "total_spin_key": "spin",
+        "elec_temp_key": "temperature",
+        "mean": -5.0,
+        "std": 2.0,
     },
     "dipoles": {
         "model": "AtomicDipolesMACE",
@@ -88,14 +100,28 @@ TRAININGS = {
         "interaction": NON_LINEAR,
         "loss": "energy_forces_dipole",
         "error_table": "EnergyDipoleRMSE",
+        "kspace_cutoff_factor": 1.2,
         "atomic_multipoles_max_l": 1,
+        "atomic_multipoles_smearing_width": 1.5,
         "field_feature_max_l": 1,
+        "field_feature_widths": "[1.0, 2.0]",
+        "field_feature_norms": "[2.0, 2.0, 1.0, 1.0]",
+        "num_recursion_steps": 2,
+        "field_si": True,
+        "include_electrostatic_self_interaction": True,
+        "add_local_electron_energy": True,
+        "quadrupole_feature_corrections": True,
+        "return_electrostatic_potentials": True,
+        "field_norm_factor": 0.03,
+        "fixedpoint_update_config": "{'nonlinearity_cls': 'MLPNonLinearity'}",
+        "field_readout_config": "{'type': 'OneBodyMLPFieldReadout'}",
     },
 }
 CLASSES = {
     name: flags["model"] if flags.get("model", "MACE") != "MACE" else "ScaleShiftMACE"
     for name, flags in TRAININGS.items()
 }
+FACTORS = ["embedding_lr_factor", "interactions_lr_factor", "products_lr_factor"]
 WITH_ENERGY = ["non_linear", "attention", "embedding", "energy_dipoles", "polar"]
 CALCULATORS = {
     "dipoles": "DipoleMACE",
@@ -134,7 +160,9 @@ def trained(workshop):
                     polarizability = rng.normal(size=(3, 3))
                     atoms.info["REF_dipole"] = rng.normal(size=3)
                     atoms.info["REF_polarizability"] = polarizability + polarizability.T
-                    atoms.info.update(total_charge=k % 3 - 1, total_spin=1 + k % 2, elec_temp=0.1)
+                    state = k % 3 - 1, 1 + k % 2, 0.1
+                    for names in (EMBEDDING, ("charge", "spin", "temperature")):
+                        atoms.info.update(zip(names, state))
                     atoms.arrays["REF_charges"] = rng.normal(size=len(atoms)) / 10
                 ase.io.write(folder / file, frames)
             flags = TRAININGS[name]
@@ -245,7 +273,8 @@ def test_lora(workshop, single, load):
     """Weights of low rank are trained and merged; products and self-connections stay."""
     folder = workshop.folder("lora")
     options = {"foundation_model": str(single / "run.model"), "multiheads_finetuning": False}
-    workshop.train(folder, plugin="gaunt", lora=True, lora_rank=2, lr=0.01, **options)
+    options.update(lora=True, lora_rank=2, lora_alpha=2.0)
+    workshop.train(folder, plugin="gaunt", lr=0.01, **options)
     foundation, model = load(single / "run.model"), load(folder / "run.model")
     assert type(model) is models.ScaleShiftMACE
     before, after = foundation.state_dict(), model.state_dict()
@@ -258,10 +287,17 @@ def test_lora(workshop, single, load):
     assert torch.jit.load(folder / "run_compiled.model")
 
 
-def test_freeze(workshop, single, load):
-    folder = workshop.folder("freeze")
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("freeze", 6),
+        ("lr_params_factors", json.dumps(dict.fromkeys(FACTORS, 0.0))),
+    ],
+)
+def test_freeze(workshop, single, load, flag, value):
+    folder = workshop.folder(flag)
     options = {"foundation_model": str(single / "run.model"), "multiheads_finetuning": False}
-    workshop.train(folder, plugin="gaunt", freeze=6, **options)
+    workshop.train(folder, plugin="gaunt", **{flag: value}, **options)
     foundation, model = load(single / "run.model"), load(folder / "run.model")
     for part in ("node_embedding", "interactions", "products"):
         before, after = getattr(foundation, part), getattr(model, part)
@@ -281,7 +317,8 @@ def test_selection_for_fine_tuning(workshop, single):
 # What the page says
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "mace.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "mace.md").read_text(encoding="utf-8")
 
 
 def test_the_page_names_every_flag():
@@ -293,6 +330,17 @@ def test_the_page_names_every_flag():
     assert flags - named == set(), "not in docs/mace.md"
     evaluation = {"--return_contributions", "--return_descriptors", "--return_node_energies"}
     assert named - flags - ours - evaluation == set(), "no flags of MACE"
+
+
+def test_flags_that_meet_the_blocks_are_tried():
+    """Each stands in a test of this folder or in a configuration, which the tests run."""
+    tried = [*Path(__file__).parent.glob("*.py"), *(ROOT / "configs" / "mace").glob("*.yaml")]
+    words = set(re.findall(r"\w+", " ".join(file.read_text(encoding="utf-8") for file in tried)))
+    table = PAGE.split("## Flags that meet the blocks")[1].split("## Commands")[0]
+    flags = set(re.findall(r"(?<![\w-])--(\w+)", table))
+    assert len(flags) > 60
+    # For several GPUs in MACE; test_weights_of_a_distributed_model does what they do.
+    assert flags - words == {"distributed", "launcher"}
 
 
 def test_the_page_names_tests_that_exist():
