@@ -141,10 +141,11 @@ def test_descriptors_of_both_parities(workshop, load):
         folder,
         plugin="gaunt",
         hidden_irreps="4x0e + 4x1o + 4x1e",
-        correlation=3,
+        gaunt_correlation="3, 2",
         gaunt_parametrization="nested, power",
         gaunt_antisymmetric="true, false",
     )
+    assert load(folder / "run.model").cueq_config.correlation == (3, 2)
     command = [Path(sysconfig.get_path("scripts"), "mace_eval_configs"), "--return_descriptors"]
     command += ["--configs", "test.xyz", "--model", "run.model", "--output", "evaluated.xyz"]
     subprocess.run(command, cwd=folder, check=True, timeout=200)
