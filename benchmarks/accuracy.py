@@ -184,6 +184,16 @@ class Run:
         with (folder / "output").open("a") as output:
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
             rows, wanted, running, cpu = self.module.Validations(folder), None, True, 0.0
+
+            def record():
+                nonlocal curve, wanted
+                for row in rows.new():
+                    curve = [r for r in curve if r["epoch"] < row["epoch"]]
+                    curve.append({**row, "cpu": round(before + cpu, 2)})
+                    path.write_text(json.dumps(curve))
+                    if (row["epoch"] + 1) % max(1, plan.epochs // SNAPSHOTS) == 0:
+                        wanted = row["epoch"]
+
             try:
                 while running:
                     running = (now := cpu_seconds(process)) is not None
@@ -192,12 +202,7 @@ class Run:
                     # The checkpoint of an epoch is written after its validation.
                     if wanted is not None and self.module.keep(folder, folder / f"epoch{wanted}"):
                         wanted = None
-                    for row in rows.new():
-                        curve = [r for r in curve if r["epoch"] < row["epoch"]]
-                        curve.append({**row, "cpu": round(before + cpu, 2)})
-                        path.write_text(json.dumps(curve))
-                        if (row["epoch"] + 1) % max(1, plan.epochs // SNAPSHOTS) == 0:
-                            wanted = row["epoch"]
+                    record()
                     if len(curve) >= epochs and epochs < plan.epochs:
                         break
                     time.sleep(0.1)
@@ -205,6 +210,7 @@ class Run:
                 if process.poll() is None:
                     process.terminate()
                 process.wait()
+                record()  # what an interrupted one had done goes on from its checkpoint
         if len(curve) < epochs:
             sys.exit(
                 f"{self.label}: ended after {len(curve)} of {epochs} epochs, see {output.name}"

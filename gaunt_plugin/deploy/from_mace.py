@@ -16,6 +16,7 @@ from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.deploy import radial
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
+from gaunt_plugin.layers import ChannelsLastConvolution
 from gaunt_plugin.layers.convolution.radial_table import (
     RadialTable,
     TabulatedConvolution,
@@ -24,7 +25,6 @@ from gaunt_plugin.layers.convolution.radial_table import (
 )
 from gaunt_plugin.mace.channels_last import (
     ChannelsFirst,
-    ChannelsLastConvolution,
     FixedLinear,
     LayoutLinear,
 )

@@ -19,7 +19,7 @@ from nequip.utils.global_state import set_global_state
 
 from gaunt_plugin.deploy import radial
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
-from gaunt_plugin.layers import GroupedConvolution
+from gaunt_plugin.layers import ChannelsLastConvolution, GroupedConvolution
 from gaunt_plugin.layers.convolution.radial_table import (
     RADIAL,
     RadialTable,
@@ -27,7 +27,7 @@ from gaunt_plugin.layers.convolution.radial_table import (
     TabulatedGroups,
     join_radial,
 )
-from gaunt_plugin.nequip.stock import ChannelsLast, replace_stock
+from gaunt_plugin.nequip.stock import replace_stock
 
 
 @compile_mode("script")
@@ -194,7 +194,7 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
         if isinstance(convolution, GroupedConvolution):
             for group in convolution.groups:
                 radial.check_convolution(group)
-        elif not isinstance(convolution, ChannelsLast):
+        elif not isinstance(convolution, ChannelsLastConvolution):
             where = " of a package" if hasattr(block, "convolution") else ""
             raise radial.NoTablesError(f"it has a {type(block).__name__}{where}")
         networks.append(copy.deepcopy(block.edge_mlp.mlp).double())
@@ -226,7 +226,7 @@ def tabulated(edge_model: EdgeModel, intervals: int) -> torch.nn.Module:
                 irreps[AtomicDataDict.EDGE_EMBEDDING_KEY] = Irreps([(RADIAL, (0, 1))])
     setattr(network, _ENCODING[2], _SameData())
     for block, values in zip(blocks, tables):
-        if isinstance(block.convolution, ChannelsLast):
+        if isinstance(block.convolution, ChannelsLastConvolution):
             with_table = TabulatedConvolution(block.convolution.convolution, values.numpy(), True)
         else:
             with_table = TabulatedGroups(block.convolution, values.numpy())

@@ -5,7 +5,10 @@ A room per operation: ``convolution`` over edges, ``many_body`` products of a fe
 """
 
 from gaunt_plugin.layers.convolution.aligned import AlignedConvolution
-from gaunt_plugin.layers.convolution.channelwise import ChannelwiseConvolution
+from gaunt_plugin.layers.convolution.channelwise import (
+    ChannelsLastConvolution,
+    ChannelwiseConvolution,
+)
 from gaunt_plugin.layers.convolution.grid import GauntConvolution
 from gaunt_plugin.layers.convolution.grouped import GroupedConvolution
 from gaunt_plugin.layers.element_linear import ElementLinear
@@ -28,6 +31,7 @@ from gaunt_plugin.layers.product.tensor_product import GauntTensorProduct
 __all__ = [
     "PARAMETRIZATIONS",
     "AlignedConvolution",
+    "ChannelsLastConvolution",
     "ChannelwiseConvolution",
     "ElementLinear",
     "FourierProduct",
@@ -44,7 +48,8 @@ __all__ = [
 
 # Saved models name their classes. These names stay, whatever file a class lives in.
 for _class in (
-    *(AlignedConvolution, ChannelwiseConvolution, GauntConvolution, GroupedConvolution),
+    *(AlignedConvolution, ChannelsLastConvolution, ChannelwiseConvolution, GauntConvolution),
+    GroupedConvolution,
     *(ElementLinear, Path),
     *(GauntManyBody, LinearTerm, Power, Paper, PowerTerms, ParityPowerTerms, Full, FullTerms),
     *(Nested, NestedStep, NestedTerms, FourierProduct, FromSeries, ToSeries, ChannelMixing),

@@ -19,6 +19,7 @@ from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.layers import (
     AlignedConvolution,
+    ChannelsLastConvolution,
     ChannelwiseConvolution,
     ElementLinear,
     GauntConvolution,
@@ -27,7 +28,6 @@ from gaunt_plugin.layers import (
 )
 from gaunt_plugin.mace.channels_last import (
     ChannelsFirst,
-    ChannelsLastConvolution,
     LayoutLinear,
 )
 from gaunt_plugin.mace.radial import radial_convolution

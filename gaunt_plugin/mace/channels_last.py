@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List
 
 import torch
 from e3nn import o3
 from e3nn.util.jit import compile_mode
-
-from gaunt_plugin.layers import ChannelwiseConvolution
 
 
 @compile_mode("script")
@@ -111,36 +109,6 @@ class FixedLinear(torch.nn.Module):
         for matrix in self.matrices:
             matrices.append(matrix)
         return self.linear.mix(x, matrices)
-
-
-@compile_mode("script")
-class ChannelsLastConvolution(torch.nn.Module):
-    """A convolution that takes and returns features whose channels come last.
-
-    Args:
-        convolution: a :class:`~gaunt_plugin.layers.ChannelwiseConvolution`.
-
-    Shapes:
-        As its method ``channels_last``.
-    """
-
-    def __init__(self, convolution: ChannelwiseConvolution) -> None:
-        super().__init__()
-        self.convolution = convolution
-        self.weight_numel = convolution.weight_numel
-
-    def forward(
-        self,
-        node_feats: torch.Tensor,
-        edge_attrs: torch.Tensor,
-        weights: torch.Tensor,
-        edge_index: torch.Tensor,
-        mixing: Optional[torch.Tensor] = None,
-        rows: Optional[torch.Tensor] = None,
-    ) -> torch.Tensor:
-        return self.convolution.channels_last(
-            node_feats, edge_attrs, weights, edge_index, mixing, rows
-        )
 
 
 class ChannelsFirst(torch.nn.Module):

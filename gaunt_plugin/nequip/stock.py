@@ -6,7 +6,11 @@ from typing import List
 
 import torch
 
-from gaunt_plugin.layers import ChannelwiseConvolution, ElementLinear
+from gaunt_plugin.layers import (
+    ChannelsLastConvolution,
+    ChannelwiseConvolution,
+    ElementLinear,
+)
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 
 
@@ -34,9 +38,9 @@ class StockInteractionBlock(GauntInteractionBlock):
             self.add_module(name, child)
         weight = self.linear_1.weight
         convolution = ChannelwiseConvolution.from_tensor_product(self.tp_scatter.tp)
-        self.convolution = ChannelsLast(convolution.to(weight.device, weight.dtype))
-        self.mix_before = ChannelMixing(self.linear_1, False, True)
-        self.mix_after = ChannelMixing(self.linear_2, True, False)
+        self.convolution = ChannelsLastConvolution(convolution.to(weight.device, weight.dtype))
+        self.mix_before = ChannelsLastLinear(self.linear_1, False, True)
+        self.mix_after = ChannelsLastLinear(self.linear_2, True, False)
         self.linear_product, self.selfmix, self.product = None, None, None
         self.product_dims = []
         if block.sc is None:
@@ -52,29 +56,7 @@ class StockInteractionBlock(GauntInteractionBlock):
         return self.mix_after(x, self.linear_2.weight)
 
 
-class ChannelsLast(torch.nn.Module):
-    """A convolution of features whose channels come last, see its method ``channels_last``.
-
-    Args:
-        convolution: the convolution.
-    """
-
-    def __init__(self, convolution: ChannelwiseConvolution) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        edge_attrs: torch.Tensor,
-        hidden: torch.Tensor,
-        edge_index: torch.Tensor,
-        mixing: torch.Tensor,
-    ) -> torch.Tensor:
-        return self.convolution.channels_last(x, edge_attrs, hidden, edge_index, mixing)
-
-
-class ChannelMixing(torch.nn.Module):
+class ChannelsLastLinear(torch.nn.Module):
     """What an e3nn ``Linear`` computes, for features whose channels may come last.
 
     Args:

@@ -16,6 +16,7 @@ from gaunt_plugin.mace.models import ScaleShiftMACE
 
 CUTOFF = 3.0
 # All models whose radial functions can be tabulated: of one kind of edge, and of all.
+STOCK_KERNELS = False  # of what `export` makes of a stock model
 TABULATED = ("one_layer", "aligned", "transform", "channelwise")
 DENSITY = {"block": "GauntDensityInteractionBlock"}
 BLOCKS = {**modules.interaction_classes, **INTERACTIONS}

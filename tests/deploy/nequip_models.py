@@ -13,6 +13,7 @@ from gaunt_plugin.nequip import GauntNequIPGNNModel
 
 CUTOFF = 3.0
 # All models whose radial functions can be tabulated; the first has cutoffs of its own per pair.
+STOCK_KERNELS = True  # of what `export` makes of a stock model
 TABULATED = ("gaunt", "three_layers", "one_layer", "stock")
 SYMBOLS = ["H", "C", "O"]
 OPTIONS = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase import units
 
+from ..deploy.conftest import host
 from ..deploy.structures import molecule, small_cell, triclinic
 from .simulation import Case, assert_like_ase, header, simulate, write_data
 
@@ -41,7 +42,7 @@ def results(lammps, exported):
     [
         ("gaunt", True, ", on cpu, compiled kernels\n"),
         ("gaunt", False, ", on cpu, no compiled kernels: GAUNT_KERNELS is 0\n"),
-        ("stock", True, ", on cpu\n"),
+        ("stock", True, ", on cpu" + ", compiled kernels" * host.STOCK_KERNELS + "\n"),
     ],
 )
 def test_the_log_says_whether_there_are_kernels(

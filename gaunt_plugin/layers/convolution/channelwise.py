@@ -204,3 +204,32 @@ def _turned(x: torch.Tensor, blocks: List[List[int]], back: bool) -> torch.Tenso
             part = part.reshape(-1, a, b).transpose(1, 2).flatten(1)
         parts.append(part)
     return torch.cat(parts, dim=1)
+
+
+class ChannelsLastConvolution(torch.nn.Module):
+    """A convolution that takes and returns features whose channels come last.
+
+    Args:
+        convolution: a :class:`ChannelwiseConvolution`.
+
+    Shapes:
+        As its method ``channels_last``.
+    """
+
+    def __init__(self, convolution: ChannelwiseConvolution) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.weight_numel = convolution.weight_numel
+
+    def forward(
+        self,
+        node_feats: torch.Tensor,
+        edge_attrs: torch.Tensor,
+        weights: torch.Tensor,
+        edge_index: torch.Tensor,
+        mixing: Optional[torch.Tensor] = None,
+        rows: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        return self.convolution.channels_last(
+            node_feats, edge_attrs, weights, edge_index, mixing, rows
+        )
