@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import sysconfig
@@ -376,10 +377,22 @@ def test_calculator_from_a_package(packages, references, trained):
     assert_same(evaluate(calculator), references[name], TOLERANCES[name])
 
 
-def test_calculator_from_torchscript(torchscript, references, trained):
+def test_calculator_from_torchscript(torchscript, references, trained, tmp_path):
+    """In a fresh process, as a user's: TorchScript keeps all classes of a process in one place."""
     name, _ = trained
-    calculator = NequIPCalculator.from_compiled_model(torchscript[name], device="cpu")
-    assert_same(evaluate(calculator), references[name], TOLERANCES[name])
+    code = f"""
+import pickle
+from nequip.integrations.ase import NequIPCalculator
+from tests.nequip.test_commands import evaluate
+calculator = NequIPCalculator.from_compiled_model({str(torchscript[name])!r}, device="cpu")
+with open("results", "wb") as file:
+    pickle.dump(evaluate(calculator), file)
+"""
+    root = Path(__file__).parents[2]
+    code = f"import sys; sys.path.insert(0, {str(root)!r})\n" + code
+    run_command(tmp_path, sys.executable, "-c", code)
+    with (tmp_path / "results").open("rb") as file:
+        assert_same(pickle.load(file), references[name], TOLERANCES[name])
 
 
 def lammps_inputs(atoms, cutoffs):
