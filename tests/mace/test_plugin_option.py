@@ -149,7 +149,9 @@ def test_without_plugin_mace_is_as_before(plugin_folder, monkeypatch):
     config = write(plugin_folder, "name: test\n")
     done, _, report = run([*TRAIN, "--config", config, "--help"], plugin_folder)
     assert report["parser"] == "mace.tools.arg_parser"
-    assert report["loaded"] == ["gaunt_plugin", "gaunt_plugin._startup"]  # to look into the file
+    # to look into the file, and what NequIP would need
+    ours = ["gaunt_plugin", "gaunt_plugin._nequip_hook", "gaunt_plugin._startup"]
+    assert report["loaded"] == ours
     monkeypatch.setattr(sys, "argv", TRAIN)
     monkeypatch.setenv("COLUMNS", WIDTH)
     _, usage, text = done.stdout.partition("usage: ")  # a word about cuEquivariance comes first
