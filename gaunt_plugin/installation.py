@@ -112,9 +112,9 @@ def _compiler() -> str:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    from gaunt_plugin.ops.cpu.wheel import cpuinfo
+
+    found = re.search(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
     name = found[1] if found else platform.processor() or "unknown"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return f"{name}, {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB of memory"

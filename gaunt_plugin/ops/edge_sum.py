@@ -43,19 +43,11 @@ class EdgeSum(Operation):
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         edges = edge_index.shape[1]
+        behind = rows, self.constants, self.dim_out
         if recording():
             if self.in_programs and (self.on_gpus or not node_feats.is_cuda):
                 edge_index = edge_index.to(torch.int64)
-                return self.operator(
-                    node_feats,
-                    edge_entries,
-                    weights,
-                    mixing,
-                    edge_index,
-                    rows,
-                    self.constants,
-                    self.dim_out,
-                )
+                return self.operator(node_feats, edge_entries, weights, mixing, edge_index, *behind)
         # The GPU's kernels have no rows yet.
         elif (node_feats.is_cpu or (self.on_gpus and rows is None)) and has_kernel(
             node_feats, edge_entries, weights, mixing, edge_index, rows
@@ -64,14 +56,7 @@ class EdgeSum(Operation):
                 weights, mixing = weights @ mixing, None
             edge_index = edge_index.to(torch.int64)
             return self.operator.eagerly(
-                node_feats,
-                edge_entries,
-                weights,
-                mixing,
-                edge_index,
-                rows,
-                self.constants,
-                self.dim_out,
+                node_feats, edge_entries, weights, mixing, edge_index, *behind
             )
         channels = node_feats.shape[2:].numel()
         # Autograd would keep about four arrays of a message's size.

@@ -157,7 +157,7 @@ class ChannelwiseConvolution(Convolution):
     ) -> torch.Tensor:
         self.check_edges(node_feats, edge_attrs, weights, edge_index, mixing, rows)
         x = _turned(node_feats, self.blocks_in, False)
-        out = self.channels_last(x, edge_attrs, weights, edge_index, mixing, rows)
+        out = self.convolution(x, edge_attrs, weights, mixing, edge_index, rows)
         return _turned(out, self.blocks_out, True)
 
     def channels_last(

@@ -130,7 +130,7 @@ def library() -> ctypes.CDLL | None:
     if target is None:
         return None
     try:
-        return ctypes.CDLL(str(target)) if target == path() else wheel.load(target)
+        return wheel.load(target) if wheel.holds(target) else ctypes.CDLL(str(target))
     except OSError as error:
         raise BuildError(
             f"{target} can't be loaded ({error}): run gaunt build kernels --force, or set "
@@ -145,5 +145,5 @@ def status() -> str:
     if library() is None:
         return f"CPU kernels: not built, {wheel.why_not()} (gaunt build kernels)"
     target = in_use()
-    origin = "built here" if target == path() else "of the wheel"
+    origin = "of the wheel" if wheel.holds(target) else "built here"
     return f"CPU kernels: {origin}, {target}"

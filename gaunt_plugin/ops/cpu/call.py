@@ -6,11 +6,11 @@ import ctypes
 import functools
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from gaunt_plugin.ops.cpu.build import library
+from gaunt_plugin.ops.cpu.wheel import cpuinfo
 
 FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
 DTYPES = (torch.float32, torch.float64)
@@ -116,11 +116,10 @@ def _onednn() -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    try:
-        intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:
+    text = cpuinfo()
+    if not text or "GenuineIntel" in text:
         return False
-    return not intel and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _matrix(kind: int, address: int, rows: int, columns: int) -> torch.Tensor:

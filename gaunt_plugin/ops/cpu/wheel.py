@@ -102,6 +102,11 @@ def find() -> Path | None:
     return None
 
 
+def holds(path: Path) -> bool:
+    """Whether these are kernels of the installation, not built by its user."""
+    return path.parent == FOLDER
+
+
 def why_not() -> str:
     """Why :func:`find` found none."""
     reason = FOLDER / REASON
@@ -131,9 +136,13 @@ def load(path: Path) -> ctypes.CDLL:
 
 def processor() -> str:
     """Names of this processor's extensions, as far as the system tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^(?:flags|Features)\s*:.*$", text, re.MULTILINE)
+    found = re.search(r"^(?:flags|Features)\s*:.*$", cpuinfo(), re.MULTILINE)
     return found[0] if found else platform.processor()
+
+
+def cpuinfo() -> str:
+    """What Linux tells of the processor; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
