@@ -1,6 +1,6 @@
 """Trains models to a budget of CPU time and compares their errors, stock and Gaunt.
 
-    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--seeds 1] [MODEL ...]
+    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--seeds 1] [MODEL ...]
 
 Models are those of ``accuracy.yaml`` for the host that is installed. Each is trained by the host's
 own command with one thread. The budget counts the CPU time of that process from its start to its
@@ -108,12 +108,15 @@ def frames(path):
     return found
 
 
-def split(path, validation, seed, folder):
-    """Write ``train.xyz`` and ``valid.xyz``: the same frames for every model of this seed."""
+def split(path, validation, count, seed, folder):
+    """Write ``train.xyz`` and ``valid.xyz``: the same frames for every model of this seed.
+
+    Fewer frames for training are some of those that are taken for more.
+    """
     found = frames(path)
     random.Random(seed).shuffle(found)
     (folder / "valid.xyz").write_text("".join(found[:validation]))
-    (folder / "train.xyz").write_text("".join(found[validation:]))
+    (folder / "train.xyz").write_text("".join(found[validation : validation + count]))
 
 
 def unseen(path, training):
@@ -140,14 +143,17 @@ def cpu_seconds(process):
 class Run:
     """One training, in a folder that holds all that is needed to go on."""
 
-    def __init__(self, host, name, seed, minutes, data, folder, options, work):
+    def __init__(self, host, name, seed, minutes, data, folder, options, work, count=None):
         self.host, self.name, self.seed, self.minutes = host, name, seed, minutes
         self.data, self.spec, self.source, self.options = data, SETS[data], folder, options
+        available = len(frames(folder / self.spec.train)) - self.spec.validation
+        self.frames = min(count or available, available)
+        fewer = f"-{self.frames}frames" if self.frames < available else ""
         place = work / data / host / name.replace(" ", "_")
-        self.folder = place / f"{minutes:g}min-seed{seed}"
-        self.probe = place / "probe"
+        self.folder = place / f"{minutes:g}min-seed{seed}{fewer}"
+        self.probe = place / f"probe{fewer}"
         self.module = importlib.import_module(f"accuracy_{host}")
-        self.label = f"{data} {host} {name}, {minutes:g} min, seed {seed}"
+        self.label = f"{data} {host} {name}, {self.frames} frames, {minutes:g} min, seed {seed}"
 
     def result(self):
         """Errors and costs; trains if that has not been done."""
@@ -174,7 +180,8 @@ class Run:
         """Train until so many epochs are done; returns one row for each, with the CPU time."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "train.xyz").exists():
-            split(self.source / self.spec.train, self.spec.validation, self.seed, folder)
+            path, validation = self.source / self.spec.train, self.spec.validation
+            split(path, validation, self.frames, self.seed, folder)
         isolated = self.source / self.spec.isolated
         command = self.module.prepare(folder, self.options, plan, self.seed, isolated)
         spent = folder / "cpu"  # of earlier attempts, too
@@ -235,16 +242,21 @@ class Run:
         }
 
     def errors(self, model):
-        """RMSE of each test: energy in meV and, if the file has forces, those in meV/Å."""
+        """RMSE of each test: energy in meV and, if the file has forces, those in meV/Å.
+
+        A file without forces is a scan: its errors of each structure are kept, too.
+        """
         found = {}
         for test, file in self.spec.tests.items():
             structures = unseen(self.source / file, self.source / self.spec.train)
             energies, forces = model.predict(structures)
-            right = [structure.get_potential_energy() for structure in structures]
+            right = np.array([structure.get_potential_energy() for structure in structures])
             found[test] = {"energy": rmse(energies, right)}
             if "forces" in structures[0].calc.results:
                 right = np.concatenate([structure.get_forces() for structure in structures])
                 found[test]["forces"] = rmse(forces, right)
+            else:
+                found[test]["scan"] = (1000 * (energies - right)).round(2).tolist()
         return found
 
 
@@ -260,6 +272,7 @@ def record(out, run, result):
     row = {
         "set": run.data,
         "host": run.host,
+        "frames": str(run.frames),
         "model": run.name,
         "minutes": f"{run.minutes:g}",
         "seed": str(run.seed),
@@ -268,16 +281,29 @@ def record(out, run, result):
     row |= {key: result[key] for key in ("epochs", "parameters")}
     row["cpu"] = round(result["cpu"])
     row |= flat(result["tests"])
-    write(path, sorted([*rows, row], key=lambda r: [str(r[key]) for key in list(row)[:5]]))
+    write(path, sorted([*rows, row], key=lambda r: [str(r[key]) for key in list(row)[:6]]))
     rows = [{k: v for k, v in r.items() if k != "tests"} for r in result["curve"]]
     tests = [flat(r.get("tests", {})) for r in result["curve"]]
     curve = [{**r, **test} for r, test in zip(rows, tests)]
     write(out / "curves" / f"{accuracy_report.stem(row)}.csv", curve)
+    scans = {test: kinds["scan"] for test, kinds in result["tests"].items() if "scan" in kinds}
+    points = [
+        {"test": test, "point": point, "error": error}
+        for test, errors in scans.items()
+        for point, error in enumerate(errors)
+    ]
+    if points:
+        write(out / "scans" / f"{accuracy_report.stem(row)}.csv", points)
 
 
 def flat(tests):
-    """One entry for each number, such as ``300K_forces``."""
-    return {f"{t}_{k}": round(v, 2) for t, kinds in tests.items() for k, v in kinds.items()}
+    """One entry for each RMSE, such as ``300K_forces``."""
+    return {
+        f"{test}_{kind}": round(value, 2)
+        for test, kinds in tests.items()
+        for kind, value in kinds.items()
+        if kind != "scan"
+    }
 
 
 def write(path, rows):
@@ -298,6 +324,7 @@ def main():
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
+    parser.add_argument("--frames", type=int, help="for training, default: all but validation's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of split and weights")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "accuracy")
@@ -314,7 +341,7 @@ def main():
     for seed in args.seeds:
         for name in args.models or table["models"]:
             options = {**table["common"], **table["models"][name]}
-            run = Run(host, name, seed, args.minutes, args.set, source, options, work)
+            run = Run(host, name, seed, args.minutes, args.set, source, options, work, args.frames)
             result = run.result()
             record(args.out, run, result)
             print(f"{run.label}: {result['cpu']:.0f} s, {flat(result['tests'])}", flush=True)

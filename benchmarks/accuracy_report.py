@@ -27,8 +27,9 @@ with the kernels of `gaunt build kernels`. The budget counts the CPU time of the
 start to its last epoch, not the time on the clock: other processes ran beside it, and trainings
 were stopped and resumed. The learning rate falls from 0.01 to 0.0001 by a constant factor per
 epoch, chosen with the number of epochs from the time of an epoch; CPU times more than 10 % off
-the budget are **bold**. Of 500 published frames at 300 K, 450 are for training and 50 for
-choosing the epoch; a seed is one split, the same for all models, and one start of the weights.
+the budget are **bold**. Of 500 published frames at 300 K, 450 (or fewer, where a title says so)
+are for training and 50 for choosing the epoch; a seed is one split, the same for all models, and
+one start of the weights.
 Batches of 5, cutoff 5 Å; all settings are in `benchmarks/accuracy.yaml`.
 
 Errors are root mean squares over the published test sets, without frames that are in the training
@@ -127,10 +128,37 @@ def plot(rows, folder, path):
     plt.close(figure)
 
 
+def plot_scans(rows, folder, path):
+    """Errors of energies along the scans, of the first seed of each model; False without any."""
+    rows = [
+        next(r for r in rows if r["model"] == m) for m in dict.fromkeys(r["model"] for r in rows)
+    ]
+    paths = [folder / "scans" / f"{stem(row)}.csv" for row in rows]
+    scans = {row["model"]: read(p) for row, p in zip(rows, paths) if p.exists()}
+    names = list(dict.fromkeys(point["test"] for scan in scans.values() for point in scan))
+    if not names:
+        return False
+    figure, axes = plt.subplots(1, len(names), figsize=(5.4 * len(names), 3.4), squeeze=False)
+    for number, (model, scan) in enumerate(scans.items()):
+        style = "--" if model.startswith("stock") else "-"
+        for axis, name in zip(axes[0], names):
+            errors = [float(point["error"]) for point in scan if point["test"] == name]
+            axis.plot(errors, style, color=f"C{number}", label=model, lw=1)
+    for axis, name in zip(axes[0], names):
+        axis.set(title=name, xlabel="point of the scan", ylabel="error of the energy, meV")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return True
+
+
 def stem(row):
     """Name of the file with the curve of a run."""
     model = row["model"].replace(" ", "_")
-    return f"{row['set']}-{row['host']}-{model}-{row['minutes']}min-{row['seed']}"
+    kind = f"{row['frames']}frames-{row['minutes']}min"
+    return f"{row['set']}-{row['host']}-{model}-{kind}-{row['seed']}"
 
 
 def write(folder):
@@ -142,15 +170,28 @@ def write(folder):
     if findings.exists():
         lines.append(findings.read_text())
     rows = read(folder / "runs.csv")
-    rows.sort(key=lambda row: (row["set"] != "acac", -float(row["minutes"]), row["host"]))
-    kind = lambda row: (row["set"], row["minutes"], row["host"])  # noqa: E731
-    for (data, minutes, host), group in itertools.groupby(rows, key=kind):
+    kind = lambda row: (  # noqa: E731
+        row["set"] != "acac",
+        row["set"],
+        -float(row["minutes"]),
+        row["host"],
+        -int(row["frames"]),
+    )
+    rows.sort(key=kind)
+    for _, group in itertools.groupby(rows, key=kind):
         group = list(group)
+        data, minutes, host, count = (group[0][k] for k in ("set", "minutes", "host", "frames"))
         name = {"mace": "MACE", "nequip": "NequIP"}[host]
-        lines += [f"## {TITLES.get(data, data)}, {name}, {minutes} minutes", "", *table(group), ""]
-        paths.append(folder / f"{data}-{host}-{minutes}min.svg")
+        title = f"{TITLES.get(data, data)}, {name}, {minutes} minutes, {count} frames"
+        lines += [f"## {title}", "", *table(group), ""]
+        figures = folder / f"{data}-{host}-{count}frames-{minutes}min"
+        paths.append(figures.with_name(f"{figures.name}.svg"))
         plot(group, folder, paths[-1])
         lines += [f"![errors against CPU time]({folder.name}/{paths[-1].name})", ""]
+        scans = figures.with_name(f"{figures.name}-scans.svg")
+        if plot_scans(group, folder, scans):
+            paths.append(scans)
+            lines += [f"![errors of energies along scans]({folder.name}/{scans.name})", ""]
     page.write_text("\n".join(lines).rstrip() + "\n")
     return paths
 

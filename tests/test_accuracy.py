@@ -41,10 +41,10 @@ def test_the_rate_ends_with_the_budget():
 def test_a_seed_is_one_split(tmp_path):
     from accuracy import frames, split
 
-    def parts(seed):
+    def parts(seed, count=99):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        split(SAMPLE / "train_300K.xyz", 7, seed, folder)
+        split(SAMPLE / "train_300K.xyz", 7, count, seed, folder)
         return frames(folder / "train.xyz"), frames(folder / "valid.xyz")
 
     train, valid = parts(1)
@@ -52,6 +52,7 @@ def test_a_seed_is_one_split(tmp_path):
     assert sorted(train + valid) == sorted(frames(SAMPLE / "train_300K.xyz"))
     assert parts(1) == (train, valid)
     assert parts(2)[1] != valid
+    assert parts(1, 3) == (train[:3], valid)
 
 
 def test_no_frame_of_the_training_file_is_tested(tmp_path):
@@ -79,19 +80,23 @@ def test_page(tmp_path):
 
     folder = tmp_path / "accuracy"
     (folder / "curves").mkdir(parents=True)
-    fields = "set,host,model,minutes,seed,epochs,parameters,cpu,300K_energy,300K_forces,"
+    fields = "set,host,frames,model,minutes,seed,epochs,parameters,cpu,300K_energy,300K_forces,"
     rows = [
-        "acac,mace,worse,1,1,9,1000,60,30.0,20.0,5.0",
-        "acac,mace,better,1,1,9,1000,70,4.0,10.0,5.0",
-        "acac,mace,better,1,2,9,1000,60,6.0,12.0,5.0",
+        "acac,mace,450,worse,1,1,9,1000,60,30.0,20.0,5.0",
+        "acac,mace,450,better,1,1,9,1000,70,4.0,10.0,5.0",
+        "acac,mace,450,better,1,2,9,1000,60,6.0,12.0,5.0",
     ]
     (folder / "runs.csv").write_text("\n".join([fields + "dihedral_energy", *rows, ""]))
-    for name in ("worse-1min-1", "better-1min-1", "better-1min-2"):
+    (folder / "scans").mkdir()
+    scan = "test,point,error\ndihedral,0,1.5\ndihedral,1,-20.0\n"
+    (folder / "scans" / "acac-mace-better-450frames-1min-1.csv").write_text(scan)
+    for name in ("worse-450frames-1min-1", "better-450frames-1min-1", "better-450frames-1min-2"):
         curve = "epoch,cpu,forces,300K_forces\n0,10,30.0,\n1,20,15.0,16.0\n"
         (folder / "curves" / f"acac-mace-{name}.csv").write_text(curve)
     (folder / "findings.md").write_text("## Findings\n")
-    for path in accuracy_report.write(folder):
-        assert path.exists()
+    paths = accuracy_report.write(folder)
+    assert all(path.exists() for path in paths)
+    assert [path.suffix for path in paths] == [".md", ".svg", ".svg"]
     page = folder.with_suffix(".md").read_text()
     assert "## Findings" in page
     start = page.index(
