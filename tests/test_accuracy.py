@@ -41,7 +41,7 @@ def test_the_rate_ends_with_the_budget():
 def test_a_seed_is_one_split(tmp_path):
     from accuracy import frames, split
 
-    def parts(seed, count=99):
+    def parts(seed, count=1000):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         split(SAMPLE / "train_300K.xyz", 7, count, seed, folder)
