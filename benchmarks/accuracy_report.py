@@ -45,6 +45,7 @@ PUBLISHED = {
     }
 }
 TITLES = {"acac": "Acetylacetone", "3bpa": "3BPA"}
+HOSTS = {"mace": "MACE", "nequip": "NequIP"}
 
 
 def read(path):
@@ -105,7 +106,7 @@ def plot(rows, folder, path):
     panels = ["forces", *[f"{name}_forces" for name in tests(rows)]]
     panels = panels[:1] + [p for p in panels[1:] if any(row.get(p) for row in rows)]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.4), squeeze=False)
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    models = models_of(rows)
     for row in rows:
         curve = read(folder / "curves" / f"{stem(row)}.csv")
         color = f"C{models.index(row['model'])}"
@@ -128,11 +129,45 @@ def plot(rows, folder, path):
     plt.close(figure)
 
 
+def plot_overview(groups, folder, path):
+    """Force errors on the validation set against CPU time: stock models and Gaunt models, per host.
+
+    The README's picture. Of each host it has the group with the most models.
+    """
+    best = {}
+    for group in groups:
+        host = group[0]["host"]
+        if host not in best or len(models_of(group)) > len(models_of(best[host])):
+            best[host] = group
+    figure, axes = plt.subplots(1, len(best), figsize=(4.2 * len(best), 3.2), squeeze=False)
+    for axis, group in zip(axes[0], best.values()):
+        for row in group:
+            curve = read(folder / "curves" / f"{stem(row)}.csv")
+            stock = row["model"].startswith("stock")
+            points = [(float(c["cpu"]), float(c["forces"])) for c in curve]
+            axis.loglog(*zip(*points), color="0.45" if stock else "C0", alpha=0.8, lw=1)
+        for label, color in (("stock", "0.45"), ("Gaunt", "C0")):
+            axis.plot([], [], color=color, label=label)
+        title = f"{TITLES.get(row['set'], row['set'])}, {HOSTS[row['host']]}"
+        axis.set(title=title, xlabel="CPU time of training, s", ylabel="force error, meV/Å")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            side.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def models_of(rows):
+    return list(dict.fromkeys(row["model"] for row in rows))
+
+
 def plot_scans(rows, folder, path):
     """Errors of energies along the scans, of the first seed of each model; False without any."""
-    rows = [
-        next(r for r in rows if r["model"] == m) for m in dict.fromkeys(r["model"] for r in rows)
-    ]
+    rows = [next(row for row in rows if row["model"] == model) for model in models_of(rows)]
     paths = [folder / "scans" / f"{stem(row)}.csv" for row in rows]
     scans = {row["model"]: read(p) for row, p in zip(rows, paths) if p.exists()}
     names = list(dict.fromkeys(point["test"] for scan in scans.values() for point in scan))
@@ -178,11 +213,12 @@ def write(folder):
         -int(row["frames"]),
     )
     rows.sort(key=kind)
-    for _, group in itertools.groupby(rows, key=kind):
-        group = list(group)
+    groups = [list(group) for _, group in itertools.groupby(rows, key=kind)]
+    paths.append(folder / "overview.svg")
+    plot_overview(groups, folder, paths[-1])
+    for group in groups:
         data, minutes, host, count = (group[0][k] for k in ("set", "minutes", "host", "frames"))
-        name = {"mace": "MACE", "nequip": "NequIP"}[host]
-        title = f"{TITLES.get(data, data)}, {name}, {minutes} minutes, {count} frames"
+        title = f"{TITLES.get(data, data)}, {HOSTS[host]}, {minutes} minutes, {count} frames"
         lines += [f"## {title}", "", *table(group), ""]
         figures = folder / f"{data}-{host}-{count}frames-{minutes}min"
         paths.append(figures.with_name(f"{figures.name}.svg"))

@@ -96,7 +96,7 @@ def test_page(tmp_path):
     (folder / "findings.md").write_text("## Findings\n")
     paths = accuracy_report.write(folder)
     assert all(path.exists() for path in paths)
-    assert [path.suffix for path in paths] == [".md", ".svg", ".svg"]
+    assert [path.suffix for path in paths] == [".md", ".svg", ".svg", ".svg"]
     page = folder.with_suffix(".md").read_text()
     assert "## Findings" in page
     start = page.index(
