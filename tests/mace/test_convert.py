@@ -92,6 +92,7 @@ CASES = {
         "use_last_readout_only": True,
         "radial_MLP": [5, 6],
     },
+    "pseudo vectors": {"hidden": "4x0e+4x1o+4x1e", "correlation": 3},
     "no scale": {"cls": modules.MACE, "heads": ("room", "hot")},
     "gaussian": {**TINY, "radial_type": "gaussian", "use_reduced_cg": False},
 }
@@ -263,7 +264,9 @@ STOCK_REFUSALS = {
         "hidden": "2x0e",
     },
     "it has no parity (use_so3)": {"use_so3": True},
-    "features 2x0e+2x0o+2x1o": {"hidden": "2x0e + 2x0o + 2x1o"},
+    "factors of 2x0e+2x1o reaches pseudo degree 0 in irreps_out 2x0e+2x0o+2x1o": {
+        "hidden": "2x0e + 2x0o + 2x1o"
+    },
     "its last layer has features 2x0e+2x1o": {"keep_last_layer_irreps": True},
     "radial functions are of type chebyshev": {"radial_type": "chebyshev"},
     "it is a Gaunt model already": lambda: make_model(**TINY),
