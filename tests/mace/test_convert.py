@@ -5,7 +5,9 @@ import re
 from mace import modules
 from mace.calculators import MACECalculator
 from mace.modules.lora import inject_lora
+from mace.tools.scripts_utils import extract_config_mace_model
 from mace.tools.torch_tools import default_dtype
+from mace.tools.utils import AtomicNumberTable
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from gaunt_plugin.calculator import GauntCalculator
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.contraction import ContractionMap
 from gaunt_plugin.mace.convert import ConversionError, to_gaunt, to_stock
+from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import ScaleShiftMACE
 from gaunt_plugin.mace.weights import load_weights, save_weights
 
@@ -184,6 +187,19 @@ def test_gradients_of_all_weights(first, then):
 
 def close(found, expected):
     assert (found - expected).abs().max() <= 1e-10 * max(expected.abs().max().item(), 1e-3)
+
+
+def test_a_foundation_of_two_correlations():
+    """MACE describes a stock model by its first product, a converted one by all."""
+    stock = make_stock(**{**TINY, "correlation": (2, 1)})
+    table = AtomicNumberTable([int(z) for z in stock.atomic_numbers])
+    converted = to_gaunt(stock)
+    config = extract_config_mace_model(converted) | {"atomic_numbers": table.zs}
+    with pytest.raises(ValueError, match=r"correlation 2, 1: rewrite it with gaunt convert"):
+        load_foundations_elements(to_gaunt(make_stock(**TINY)), stock, table)
+    fresh = ScaleShiftMACE(**config)
+    tuned = load_foundations_elements(fresh, converted, table, load_readout=True, max_L=1)
+    assert_equal_results(tuned, stock)
 
 
 def test_embeddings_are_carried():
