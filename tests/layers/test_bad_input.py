@@ -33,6 +33,7 @@ MANY_BODY = {
         ("4x1o", "4x0e", 2, 2, "power", 4, True),
         r"'power' has no antisymmetric products; use 'nested'",
     ),
+    "brackets of full": (("4x1o", "4x0e", 2, 2, "full", 4, True), r"'full' has brackets wherever"),
     # two factors of one channel: {A, A} = 0
     "bracket of a degree with itself": (
         ("4x1o", "4x0e+4x1e", 2, 2, "nested", 4, True),

@@ -59,7 +59,11 @@ class Full(Parametrization):
             raise ValueError(
                 f"parametrization 'full' takes correlation 1 to 3, got {correlation}; use 'power'"
             )
-        super().check(correlation, antisymmetric)
+        if antisymmetric:
+            raise ValueError(
+                "parametrization 'full' has brackets wherever parity asks for them; leave "
+                "antisymmetric out"
+            )
 
     @staticmethod
     def outputs(
