@@ -112,12 +112,9 @@ def _blocks(stock, full: GauntManyBody) -> Iterator[_Block]:
             Q = full_polynomials(functions_in, n, function)
             U = stock.contractions[k].U_tensors(n).detach().cpu().double().numpy()
             begin, end = end, end + len(Q)
-            if len(Q):
+            if abs(U).max() > 0:  # else MACE has no weights
                 T = _solve(Q, U, n)
                 yield _Block(f"contractions.{k}.{weights}", name, slice(begin, end), T)
-            elif abs(U).max() > 0:
-                irrep = full.irreps_out[k].ir
-                raise ValueError(f"MACE has couplings of {n} factors to {irrep}, full has none")
 
 
 def _solve(Q: np.ndarray, U: np.ndarray, order: int) -> np.ndarray:
@@ -127,7 +124,7 @@ def _solve(Q: np.ndarray, U: np.ndarray, order: int) -> np.ndarray:
     size = round(U.shape[1] ** (1 / order))
     U = of_monomials(np.moveaxis(U.reshape(components, *[size] * order, -1), 0, -1), order)
     U = np.moveaxis(U, -1, 0).reshape(components * variables, -1)  # of components and monomials
-    Q = Q.reshape(len(Q), -1).T
+    Q = Q.reshape(len(Q), len(U)).T
     T = np.linalg.lstsq(Q, U, rcond=None)[0]
     rest = abs(Q @ T - U).max()
     if rest > TOLERANCE * max(1.0, abs(U).max()):

@@ -242,7 +242,8 @@ def _carry_contraction(source: torch.nn.Module, target: torch.nn.Module) -> None
     else:
         found = ContractionMap(target, source).to_stock(weights)
     for name, value in target.named_parameters():
-        value.copy_(found[name])
+        # MACE has weights of couplings that are zero, too.
+        value.copy_(found.get(name, torch.zeros(())))
 
 
 def _parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
