@@ -114,8 +114,18 @@ def test_arguments_for_nequip_are_handed_through(monkeypatch):
         assert calls.pop() == arguments
 
 
-def test_a_missing_host_is_one_line(monkeypatch, capsys):
+def test_a_missing_host_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "gaunt_plugin.nequip.torchscript", None)
     assert cli.main(["nequip-torchscript", "a.ckpt", "b.nequip.pth"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("gaunt nequip-torchscript: ")
+
+    source = tmp_path / "a.model"
+    source.touch()
+    monkeypatch.setitem(sys.modules, "mace", None)
+    monkeypatch.delitem(sys.modules, "gaunt_plugin.deploy.from_mace", raising=False)
+    for command in ("convert", "export"):
+        assert cli.main([command, str(source), str(tmp_path / "b.model")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"gaunt {command}: ")
+        assert line.endswith("it looks like a model of mace-torch, which is not installed here")

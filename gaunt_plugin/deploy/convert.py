@@ -9,7 +9,7 @@ import torch
 
 from gaunt_plugin._files import replacing
 from gaunt_plugin.deploy.contract import ModelFileError
-from gaunt_plugin.deploy.export import host_of
+from gaunt_plugin.deploy.export import adapter_of, host_of
 
 
 def convert(source: Path, target: Path, report: Callable[[str], None] = print) -> torch.nn.Module:
@@ -36,19 +36,15 @@ def convert(source: Path, target: Path, report: Callable[[str], None] = print) -
             "modifier enable_GauntKernels (docs/convert.md)"
         )
     try:
-        from gaunt_plugin.deploy import from_mace
+        model = adapter_of(source).load(source)
         from gaunt_plugin.mace.convert import ConversionError, to_gaunt, to_stock
         from gaunt_plugin.mace.models import GauntModel
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "mace":
-            raise
-        raise ModelFileError(
-            f"{source} looks like a model of mace-torch, which is not installed here"
-        ) from error
-    try:
-        model = from_mace.load(source)
-        new = (to_stock if isinstance(model, GauntModel) else to_gaunt)(model, report)
-    except (ConversionError, ModelFileError) as error:
+
+        try:
+            new = (to_stock if isinstance(model, GauntModel) else to_gaunt)(model, report)
+        except ConversionError as error:
+            raise ModelFileError(str(error)) from error
+    except ModelFileError as error:
         raise ModelFileError(f"can't convert {source}: {error}") from error
     with replacing(target) as file:
         torch.save(new, file)

@@ -82,7 +82,7 @@ def export(
     if isinstance(model, Path) and not model.is_file():
         raise ModelFileError(f"there is no file {model}")
     try:
-        adapter = _adapter(model)
+        adapter = adapter_of(model)
         loaded = adapter.load(model) if isinstance(model, Path) else model
         eager, description = adapter.edge_model(loaded, head, dtype)
         try:
@@ -116,8 +116,12 @@ def export(
     return description
 
 
-def _adapter(model: Path | torch.nn.Module) -> ModuleType:
-    """The module of this package for the model's host."""
+def adapter_of(model: Path | torch.nn.Module) -> ModuleType:
+    """The module of this package for the model's host.
+
+    Raises:
+        ModelFileError: the host is not installed.
+    """
     if isinstance(model, Path):
         host = host_of(model)
     else:

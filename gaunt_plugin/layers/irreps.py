@@ -34,6 +34,8 @@ __all__ = [
     "functions_of",
     "irrep_of",
     "is_pseudo",
+    "mix_channels",
+    "of_kinds",
     "ordered",
     "paths_with_itself",
     "reachable_paths",
@@ -91,6 +93,11 @@ def functions_of(irreps: Irreps | str, name: str) -> tuple[int, list[tuple[int, 
     if len({ir for _, ir in irreps}) != len(irreps):
         raise ValueError(f"{name} must list each irrep once, got {irreps}")
     return irreps[0].mul, [(ir.l, ir.p != (-1) ** ir.l) for _, ir in irreps]
+
+
+def of_kinds(functions: List[Function]) -> List[Tuple[int, ...]]:
+    """Degrees of natural and of pseudo parity, each in increasing order."""
+    return [tuple(sorted(l for l, kind in functions if kind == k)) for k in (False, True)]
 
 
 def check_channels(irreps_in, channels: int, irreps_out, channels_out: int) -> None:
@@ -178,3 +185,43 @@ def flat(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
 def flat_first(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
     """Inverse of :func:`channels_first`."""
     return torch.cat([part.flatten(1) for part in x.split(dims, dim=-1)], dim=-1)
+
+
+def mix_channels(
+    x: torch.Tensor,
+    matrices: List[torch.Tensor],
+    sources: List[int],
+    dims: List[int],
+    widths: List[int],
+    last_in: bool,
+    last_out: bool,
+) -> torch.Tensor:
+    """Flat features whose channels are mixed, irrep by irrep, in either order of their numbers.
+
+    Args:
+        x: ``[nodes, sum(widths)]``.
+        matrices: per irrep of the result, ``[channels of x, channels of the result]``.
+        sources: per irrep of the result, that of ``x``; -1: there is none, and the result is zero.
+        dims: per irrep of the result, its components.
+        widths: per irrep of ``x``, its numbers.
+        last_in: whether the numbers of an irrep of ``x`` lie as ``[components, channels]``, or else
+            as ``[channels, components]``.
+        last_out: the same of the result.
+    """
+    blocks = x.split(widths, dim=1)
+    parts: List[torch.Tensor] = []
+    for matrix, source, dim in zip(matrices, sources, dims):
+        mul_in, mul_out = matrix.shape[0], matrix.shape[1]
+        if source < 0:
+            parts.append(x.new_zeros([x.shape[0], dim * mul_out]))
+            continue
+        part = blocks[source]
+        if dim == 1:
+            parts.append(part @ matrix)
+            continue
+        if not last_in:
+            part = part.reshape(-1, mul_in, dim).transpose(1, 2)
+        # In one product of matrices: torch would take one per node.
+        out = (part.reshape(-1, mul_in) @ matrix).view(-1, dim, mul_out)  # nmu,uv->nmv
+        parts.append((out if last_out else out.transpose(1, 2)).flatten(1))
+    return torch.cat(parts, dim=1)

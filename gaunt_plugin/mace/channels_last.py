@@ -8,6 +8,8 @@ import torch
 from e3nn import o3
 from e3nn.util.jit import compile_mode
 
+from gaunt_plugin.layers.irreps import mix_channels
+
 
 @compile_mode("script")
 class LayoutLinear(torch.nn.Module):
@@ -72,23 +74,9 @@ class LayoutLinear(torch.nn.Module):
 
     def mix(self, x: torch.Tensor, matrices: List[torch.Tensor]) -> torch.Tensor:
         """The layer with :meth:`matrices`, which don't change once a model is trained."""
-        split = x.split(self.widths, dim=1)
-        parts: List[torch.Tensor] = []
-        for path, matrix in zip(self.paths, matrices):
-            k, dim, mul_in, mul_out, _ = path
-            if k < 0:
-                parts.append(x.new_zeros([x.shape[0], dim * mul_out]))
-                continue
-            part = split[k]
-            if dim == 1:
-                parts.append(part @ matrix)
-                continue
-            if not self.last_in:
-                part = part.reshape(-1, mul_in, dim).transpose(1, 2)
-            # In one product of matrices: torch would take one per node.
-            out = (part.reshape(-1, mul_in) @ matrix).view(-1, dim, mul_out)
-            parts.append((out if self.last_out else out.transpose(1, 2)).flatten(1))
-        return torch.cat(parts, dim=1)
+        sources = [path[0] for path in self.paths]
+        dims = [path[1] for path in self.paths]
+        return mix_channels(x, matrices, sources, dims, self.widths, self.last_in, self.last_out)
 
 
 class FixedLinear(torch.nn.Module):

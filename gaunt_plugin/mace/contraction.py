@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from gaunt_plugin.layers import GauntManyBody
-from gaunt_plugin.layers.irreps import Irreps, degrees_of
-from gaunt_plugin.layers.many_body.full import full_polynomials
+from gaunt_plugin.layers.irreps import Irreps, functions_of
+from gaunt_plugin.layers.many_body.full import full_polynomials, functions_of_terms
 from gaunt_plugin.sphere import nested_terms, of_monomials
 
 # MACE's coefficients may have been rounded to float32.
@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 
 
 class _Block(NamedTuple):
-    """Weights of one order and one degree of the output, and the map ``full = T stock``."""
+    """Weights of one order and one irrep of the output, and the map ``full = T stock``."""
 
     stock: str
     full: str
@@ -98,24 +98,23 @@ def _check_pair(stock, full) -> None:
 
 def _blocks(stock, full: GauntManyBody) -> Iterator[_Block]:
     correlation = full.contraction_degree
-    _, degrees_in = degrees_of(full.irreps_in, "irreps_in")
-    _, degrees_out = degrees_of(full.irreps_out, "irreps_out")
+    _, functions_in = functions_of(full.irreps_in, "irreps_in")
+    _, functions_out = functions_of(full.irreps_out, "irreps_out")
     names = {1: "linear.weight"}
     for n in range(2, correlation + 1):
-        if any(nested_terms(degrees_in, n, L) for L in degrees_out):
+        if any(nested_terms(tuple(functions_in), n, function) for function in functions_out):
             names[n] = f"product.terms.{len(names) - 1}.weight"
-    ends = dict.fromkeys(names, 0)
-    for k, (L, contraction) in enumerate(zip(degrees_out, stock.contractions)):
-        for n in names:
-            name = "weights_max" if n == correlation else f"weights.{correlation - n - 1}"
-            Q = full_polynomials(degrees_in, n, L)
-            U = contraction.U_tensors(n).detach().cpu().double().numpy()
-            begin, ends[n] = ends[n], ends[n] + len(Q)
-            if len(Q):
+    for n, name in names.items():
+        end = 0
+        weights = "weights_max" if n == correlation else f"weights.{correlation - n - 1}"
+        for function in functions_of_terms(functions_in, functions_out, n):
+            k = functions_out.index(function)
+            Q = full_polynomials(functions_in, n, function)
+            U = stock.contractions[k].U_tensors(n).detach().cpu().double().numpy()
+            begin, end = end, end + len(Q)
+            if abs(U).max() > 0:  # else MACE has no weights
                 T = _solve(Q, U, n)
-                yield _Block(f"contractions.{k}.{name}", names[n], slice(begin, ends[n]), T)
-            elif abs(U).max() > 0:
-                raise ValueError(f"MACE has couplings of {n} factors to degree {L}, full has none")
+                yield _Block(f"contractions.{k}.{weights}", name, slice(begin, end), T)
 
 
 def _solve(Q: np.ndarray, U: np.ndarray, order: int) -> np.ndarray:
@@ -125,7 +124,7 @@ def _solve(Q: np.ndarray, U: np.ndarray, order: int) -> np.ndarray:
     size = round(U.shape[1] ** (1 / order))
     U = of_monomials(np.moveaxis(U.reshape(components, *[size] * order, -1), 0, -1), order)
     U = np.moveaxis(U, -1, 0).reshape(components * variables, -1)  # of components and monomials
-    Q = Q.reshape(len(Q), -1).T
+    Q = Q.reshape(len(Q), len(U)).T
     T = np.linalg.lstsq(Q, U, rcond=None)[0]
     rest = abs(Q @ T - U).max()
     if rest > TOLERANCE * max(1.0, abs(U).max()):

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from gaunt_plugin.layers import GauntManyBody
-from gaunt_plugin.layers.irreps import is_pseudo
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.contraction import ContractionMap
@@ -143,13 +142,6 @@ def _check_stock(model: torch.nn.Module) -> None:
     last = model.products[-1].linear.irreps_out
     if len(kinds) > 1 and str(last) != str(hidden[:1]):
         raise ConversionError(f"its last layer has features {last}; possible are scalars")
-    for product in model.products:
-        for irreps in (product.symmetric_contractions.irreps_in, product.linear.irreps_out):
-            if any(is_pseudo(ir) for _, ir in irreps):
-                raise ConversionError(
-                    f"its many-body product has features {irreps}, and the product 'full' takes "
-                    "natural parity (0e, 1o, 2e, ...) only"
-                )
 
 
 def _check_gaunt(model: torch.nn.Module) -> None:
@@ -250,7 +242,8 @@ def _carry_contraction(source: torch.nn.Module, target: torch.nn.Module) -> None
     else:
         found = ContractionMap(target, source).to_stock(weights)
     for name, value in target.named_parameters():
-        value.copy_(found[name])
+        # MACE has weights of couplings that are zero, too.
+        value.copy_(found.get(name, torch.zeros(())))
 
 
 def _parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -35,12 +35,22 @@ def load_foundations_elements(model, model_foundations, table: AtomicNumberTable
         ``model``, in the dtype that the options ask for.
 
     Raises:
-        ValueError: an element that the foundation model doesn't know.
+        ValueError: an element that the foundation model doesn't know, or a stock one whose layers
+            have different correlations.
     """
     if not isinstance(model, GauntModel):
         return _stock(model, model_foundations, table, **options)
     if not isinstance(model_foundations, GauntModel):
         model_foundations = to_gaunt(model_foundations, logging.info)
+        own, orders = (
+            [product.symmetric_contractions.contraction_degree for product in m.products]
+            for m in (model, model_foundations)
+        )
+        if orders != own:  # MACE describes a stock model by the first
+            raise ValueError(
+                f"the foundation model's products have correlation {', '.join(map(str, orders))}: "
+                "rewrite it with gaunt convert, and start from what that has written"
+            )
     known = [int(z) for z in model_foundations.atomic_numbers]
     missing = [z for z in table.zs if z not in known]
     if missing:

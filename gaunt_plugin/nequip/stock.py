@@ -11,6 +11,7 @@ from gaunt_plugin.layers import (
     ChannelwiseConvolution,
     ElementLinear,
 )
+from gaunt_plugin.layers.irreps import mix_channels
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 
 
@@ -73,10 +74,12 @@ class ChannelsLastLinear(torch.nn.Module):
     def __init__(self, linear: torch.nn.Module, last_in: bool, last_out: bool) -> None:
         super().__init__()
         self.last_in, self.last_out = last_in, last_out
-        irreps_in, irreps_out = linear.irreps_in, linear.irreps_out
-        self.widths: List[int] = [mul * ir.dim for mul, ir in irreps_in]
-        self.shapes: List[List[int]] = [[mul, ir.dim] for mul, ir in irreps_out]
+        irreps_out = linear.irreps_out
+        self.widths: List[int] = [mul * ir.dim for mul, ir in linear.irreps_in]
+        self.muls: List[int] = [mul for mul, _ in irreps_out]
+        self.dims: List[int] = [ir.dim for _, ir in irreps_out]
         self.numels: List[int] = [p.path_shape[0] * p.path_shape[1] for p in linear.instructions]
+        self.factors: List[float] = [float(path.path_weight) for path in linear.instructions]
         # Per irrep of the result its path, which is a pair of irreps and a factor; or -1.
         places = [path.i_out for path in linear.instructions]
         if len(set(places)) != len(places) or linear.bias.numel() > 0:
@@ -84,27 +87,21 @@ class ChannelsLastLinear(torch.nn.Module):
         self.paths: List[int] = [
             places.index(k) if k in places else -1 for k in range(len(irreps_out))
         ]
-        self.sources: List[int] = [path.i_in for path in linear.instructions]
-        self.factors: List[float] = [float(path.path_weight) for path in linear.instructions]
+        self.sources: List[int] = [
+            linear.instructions[path].i_in if path >= 0 else -1 for path in self.paths
+        ]
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        blocks = x.split(self.widths, dim=1)
-        matrices = weight.split(self.numels)
-        parts: List[torch.Tensor] = []
-        for (mul, dim), path in zip(self.shapes, self.paths):
+        weights = weight.split(self.numels)
+        matrices: List[torch.Tensor] = []
+        for mul, path in zip(self.muls, self.paths):
             if path < 0:
-                parts.append(x.new_zeros([x.shape[0], mul * dim]))
-                continue
-            matrix = self.factors[path] * matrices[path].view(-1, mul)
-            features, channels = blocks[self.sources[path]], matrix.shape[0]
-            if dim > 1 and not self.last_in:
-                features = features.reshape(-1, channels, dim).transpose(1, 2)
-            # one product of matrices: nmu,uv->nmv
-            part = (features.reshape(-1, channels) @ matrix).view(-1, dim, mul)
-            if dim > 1 and not self.last_out:
-                part = part.transpose(1, 2)
-            parts.append(part.flatten(1))
-        return torch.cat(parts, dim=1)
+                matrices.append(weight.new_empty([0, mul]))
+            else:
+                matrices.append(self.factors[path] * weights[path].view(-1, mul))
+        return mix_channels(
+            x, matrices, self.sources, self.dims, self.widths, self.last_in, self.last_out
+        )
 
 
 def _element_linear(product: torch.nn.Module) -> ElementLinear:

@@ -11,6 +11,9 @@ import numpy as np
 from gaunt_plugin.sphere.harmonics import real_harmonics, surface_gradients
 from gaunt_plugin.sphere.quadrature import quadrature
 
+# A function of a channel: its degree, and whether its parity is pseudo, -(-1)^l.
+Function = tuple[int, bool]
+
 
 @lru_cache(maxsize=4096)
 def gaunt(l1: int, l2: int, l3: int) -> np.ndarray:
@@ -55,60 +58,75 @@ def antisymmetric(l1: int, l2: int, l3: int) -> np.ndarray:
     return out
 
 
-def _couples(l1: int, l2: int, l3: int) -> bool:
-    return abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
+def _products(a: Function, b: Function) -> list[Function]:
+    """What a product of two functions gives."""
+    degrees = range(abs(a[0] - b[0]), a[0] + b[0] + 1)
+    return [(l, (a[1] + b[1] + a[0] + b[0] + l) % 2 == 1) for l in degrees]
+
+
+def _is_bracket(*functions: Function) -> bool:
+    return sum(l for l, _ in functions) % 2 == 1
 
 
 @lru_cache(maxsize=256)
-def nested_terms(degrees: tuple[int, ...], correlation: int, l_out: int) -> tuple:
-    """A basis of the symmetric couplings of ``correlation`` equal factors to degree ``l_out``.
+def nested_terms(functions: tuple[Function, ...], correlation: int, output: Function) -> tuple:
+    """A basis of the symmetric couplings of ``correlation`` equal factors to one function.
 
-    A term is a nested product of single-degree parts A_l of one function A, each product on the
-    sphere projected on one degree: ``(l1,)`` is ``A_l1`` itself, ``(l1, l2)`` is
-    ``P_lout[A_l1 A_l2]`` and ``(l1, l2, k, l3)`` is ``P_lout[P_k[A_l1 A_l2] A_l3]``.
-    Of all candidates, in order, those independent of the earlier ones are kept; they span every
-    coupling that Clebsch-Gordan chains reach (tested against MACE up to l = 3).
+    A term is a nested product of single functions of one channel, each product on the sphere
+    projected on one degree: ``(a,)`` is ``A_a`` itself, ``(a, b)`` is ``P_out[A_a A_b]`` and
+    ``(a, b, k, c)`` is ``P_out[P_k[A_a A_b] A_c]``. A product whose degrees have an odd sum is the
+    bracket (:func:`antisymmetric`). Of all candidates, in order, those independent of the earlier
+    ones are kept; they span every coupling that Clebsch-Gordan chains reach. Where all is of
+    natural parity, symmetric products alone do (both tested up to l = 3).
 
     Args:
-        degrees: degrees of A, natural parity.
+        functions: those of the channel, degree and whether the parity is pseudo, ``-(-1)^l``.
         correlation: number of factors, 1 to 3.
-        l_out: degree of the result.
+        output: degree and parity of the result.
 
     Raises:
         ValueError: correlation out of range.
     """
     if correlation == 1:
-        return ((l_out,),) if l_out in degrees else ()
-    pairs = [(a, b) for i, a in enumerate(degrees) for b in degrees[i:]]
+        return ((output,),) if output in functions else ()
+    pairs = [
+        (a, b, k)
+        for i, a in enumerate(functions)
+        for b in functions[i:]
+        for k in _products(a, b)
+        if a != b or not _is_bracket(a, b, k)  # the bracket of a function with itself is zero
+    ]
     if correlation == 2:
-        return tuple(p for p in pairs if _couples(*p, l_out))
+        return tuple((a, b) for a, b, k in pairs if k == output)
     if correlation != 3:
         raise ValueError(
             f"the basis of nested products is built for correlation 1 to 3, got {correlation}; "
             "use parametrization 'power' beyond"
         )
-    candidates = [
-        (a, b, k, c)
-        for a, b in pairs
-        for k in range(b - a, a + b + 1, 2)
-        for c in degrees
-        if _couples(k, c, l_out)
-    ]
+
+    def brackets(term: tuple) -> int:
+        a, b, k, c = term
+        return _is_bracket(a, b, k) + _is_bracket(k, c, output)
+
+    candidates = [(a, b, k, c) for a, b, k in pairs for c in functions if output in _products(k, c)]
+    candidates.sort(key=brackets)
+    if not any(pseudo for _, pseudo in (*functions, output)):
+        candidates = [term for term in candidates if not brackets(term)]
     if not candidates:
         return ()
     # Whether a term depends on those before it does not depend on the random samples, so the
     # basis, which is part of the meaning of saved weights, is the same everywhere.
     rng = np.random.default_rng(0)
     n = len(candidates) + 16
-    A = {l: rng.standard_normal((n, 2 * l + 1)) for l in degrees}
-    kept, basis = [], np.zeros((n * (2 * l_out + 1), 0))
+    A = {f: rng.standard_normal((n, 2 * f[0] + 1)) for f in functions}
+    kept, basis = [], np.zeros((n * (2 * output[0] + 1), 0))
     for a, b, k, c in candidates:
-        inner = np.einsum("zi,zj,ijk->zk", A[a], A[b], gaunt(a, b, k), optimize=True)
-        term = np.einsum("zi,zj,ijk->zk", inner, A[c], gaunt(k, c, l_out), optimize=True).ravel()
-        rest = term
+        inner = np.einsum("zi,zj,ijk->zk", A[a], A[b], _unit_table(a, b, k), optimize=True)
+        term = np.einsum("zi,zj,ijk->zk", inner, A[c], _unit_table(k, c, output), optimize=True)
+        rest = term.ravel()
         for _ in range(2):  # twice is enough for orthogonality to rounding
             rest = rest - basis @ (basis.T @ rest)
-        if np.linalg.norm(rest) > 1e-7 * np.linalg.norm(term):
+        if np.linalg.norm(rest) > 1e-7 * math.sqrt(rest.size):  # some brackets are zero
             kept.append((a, b, k, c))
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
     return tuple(kept)
@@ -133,34 +151,37 @@ def of_monomials(tensor: np.ndarray, order: int) -> np.ndarray:
     return total / same.reshape(-1, *[1] * (tensor.ndim - order))
 
 
-def nested_polynomials(degrees: tuple[int, ...], correlation: int, l_out: int) -> np.ndarray:
-    """The terms of :func:`nested_terms` as polynomials of the components of A.
+def nested_polynomials(
+    functions: tuple[Function, ...], correlation: int, output: Function
+) -> np.ndarray:
+    """The terms of :func:`nested_terms` as polynomials of the components of the functions.
 
     Each product is scaled so that independent unit normal factors give components of variance 1.
 
     Returns:
         Array ``[terms, 2 l_out + 1, monomials]``, float64, of :func:`monomials` of the components
-        of all degrees, in their order.
+        of all functions, in their order.
     """
-    ends = np.cumsum([2 * l + 1 for l in degrees])
-    where = {l: slice(end - 2 * l - 1, end) for l, end in zip(degrees, ends)}
+    ends = np.cumsum([2 * l + 1 for l, _ in functions])
+    where = {f: slice(end - 2 * f[0] - 1, end) for f, end in zip(functions, ends)}
+    dim_out = 2 * output[0] + 1
     out = []
-    for term in nested_terms(degrees, correlation, l_out):
-        tensor = np.zeros((*[ends[-1]] * correlation, 2 * l_out + 1))
+    for term in nested_terms(functions, correlation, output):
+        tensor = np.zeros((*[ends[-1]] * correlation, dim_out))
         if correlation == 1:
-            tensor[where[l_out]] = np.eye(2 * l_out + 1)
+            tensor[where[output]] = np.eye(dim_out)
         elif correlation == 2:
-            tensor[where[term[0]], where[term[1]]] = _unit_gaunt(*term, l_out)
+            tensor[where[term[0]], where[term[1]]] = _unit_table(*term, output)
         else:
             a, b, k, c = term
-            inner, outer = _unit_gaunt(a, b, k), _unit_gaunt(k, c, l_out)
+            inner, outer = _unit_table(a, b, k), _unit_table(k, c, output)
             tensor[where[a], where[b], where[c]] = np.tensordot(inner, outer, 1)
         out.append(of_monomials(tensor, correlation).T)
     count = len(monomials(ends[-1], correlation))
-    return np.array(out).reshape(-1, 2 * l_out + 1, count)
+    return np.array(out).reshape(-1, dim_out, count)
 
 
-def _unit_gaunt(a: int, b: int, k: int) -> np.ndarray:
-    """Gaunt coefficients scaled so that unit normal factors give components of variance 1."""
-    table = gaunt(a, b, k)
-    return table * math.sqrt((2 * k + 1) / np.sum(table**2))
+def _unit_table(a: Function, b: Function, c: Function) -> np.ndarray:
+    """Coefficients scaled so that unit normal factors give components of variance 1."""
+    table = (antisymmetric if _is_bracket(a, b, c) else gaunt)(a[0], b[0], c[0])
+    return table * math.sqrt((2 * c[0] + 1) / np.sum(table**2))

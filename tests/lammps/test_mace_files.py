@@ -172,6 +172,18 @@ def test_other_blocks_in_lammps(models, lammps, exported, calculator, name):
     np.testing.assert_allclose(found.forces, atoms.get_forces(), rtol=0, atol=1e-10)
 
 
+def test_a_converted_model_is_the_stock_one(models, lammps, calculator, tmp_path):
+    from .simulation import Case, assert_like_ase, simulate
+
+    gaunt, exported = tmp_path / "gaunt.model", tmp_path / "gaunt.pt"
+    assert cli.main(["convert", str(models["stock"]), str(gaunt)]) == 0
+    assert cli.main(["export", str(gaunt), str(exported), "--radial", "exact"]) == 0
+    cases = [Case(atoms, exported) for atoms in (small_cell(), triclinic())]
+    for ranks in (1, 2):
+        for result in simulate(lammps, cases, ranks):
+            assert_like_ase(result, calculator("stock"))
+
+
 @pytest.mark.parametrize("name", ["gaunt", "three_layers", "non_linear"])
 def test_mliap_coupling(models, calculator, name, tmp_path, capsys):
     output = tmp_path / "mliap.pt"

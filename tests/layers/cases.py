@@ -39,6 +39,9 @@ BUILD = {
     # no term of order one, gaps in the degrees
     "gaps": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 4, ELEMENTS, rank=2),
     "gaps full": lambda: GauntManyBody("2x1o+2x3o", "2x0e+2x2e", 2, ELEMENTS, "full"),
+    "full parities": lambda: GauntManyBody(
+        "2x1e+2x0e+2x1o", "2x0o+2x1o+2x0e+2x1e", 3, ELEMENTS, "full"
+    ),
     "linear": lambda: GauntManyBody("2x0e+2x1o", "2x1o", 1, ELEMENTS),
     "power parities": lambda: GauntManyBody(
         "2x1e+2x0e+2x0o+2x1o+2x2e", "2x0o+2x1o+2x0e+2x1e", 3, ELEMENTS, rank=2

@@ -84,6 +84,8 @@ def power(f, nu, l_out):
 
 def many_body(layer, x, elements):
     """Output of ``GauntManyBody`` for ``x [nodes, channels, components]`` and element indices."""
+    if layer.parametrization == "full":
+        return parity_many_body(layer, x, elements)
     ls, ls_out = degrees(layer.irreps_in), degrees(layer.irreps_out)
     nodes, channels = x.shape[:2]
     f = split(x, ls)
@@ -96,13 +98,7 @@ def many_body(layer, x, elements):
         for i, l in enumerate(common):
             out[l] += w[:, :, i, None] * f[l]
 
-    if layer.parametrization == "full":
-        order = 0
-        for nu in range(2, layer.contraction_degree + 1):
-            if any(nested_terms(tuple(ls), nu, L) for L in ls_out):
-                add_full(out, f, nu, weights[f"product.terms.{order}.weight"], ls, ls_out)
-                order += 1
-    elif layer.contraction_degree > 1:
+    if layer.contraction_degree > 1:
         add_powers(
             out,
             f,
@@ -119,23 +115,34 @@ def many_body(layer, x, elements):
     return np.concatenate([out[L].reshape(nodes, -1) for L in ls_out], axis=1)
 
 
-def add_full(out, f, nu, weights, ls, ls_out):
-    nodes, channels = f[ls[0]].shape[:2]
-    terms = [(L, t) for L in ls_out for t in nested_terms(tuple(ls), nu, L)]
-    weights = weights.reshape(nodes, channels, len(terms))
-    for i, (L, t) in enumerate(terms):
-        value = couple(f[t[0]], f[t[1]], t[2] if nu == 3 else L)
-        if nu == 3:
-            value = couple(value, f[t[3]], L)
-        own = sum(other == L for other, _ in terms)
-        scale = GAIN_OUT / math.sqrt(coupling_count(tuple(ls), nu, L) * own)
-        out[L] += scale * weights[:, :, i, None] * value
+def add_full(layer, out, f, weights):
+    """Terms of ``full``; ``f`` and ``out`` by irrep."""
+    functions, outputs = (
+        {(ir.l, bool(kind(ir))): part for ir, part in parts.items()} for parts in (f, out)
+    )
+    natural, pseudo = (tuple(sorted(l for l, k in functions if k == kind)) for kind in (0, 1))
+    order = 0
+    for nu in range(2, layer.contraction_degree + 1):
+        terms = [(o, t) for o in outputs for t in nested_terms(tuple(functions), nu, o)]
+        if not terms:
+            continue
+        w = weights[f"product.terms.{order}.weight"]
+        w = w.reshape(len(w), -1, len(terms))
+        order += 1
+        for i, (output, t) in enumerate(terms):
+            value = couple(functions[t[0]], functions[t[1]], t[2] if nu == 3 else output)
+            if nu == 3:
+                value = couple(value, functions[t[3]], output)
+            paths = coupling_count(natural, nu, output[0], pseudo, output[1])
+            scale = GAIN_OUT / math.sqrt(paths * sum(other == output for other, _ in terms))
+            outputs[output] += scale * w[:, :, i, None] * value
 
 
-def couple(a, b, l):
-    """Product projected on one degree, with unit variance for independent unit normal factors."""
-    table = gaunt(a.shape[-1] // 2, b.shape[-1] // 2, l)
-    table = table * math.sqrt((2 * l + 1) / np.sum(table**2))
+def couple(a, b, function):
+    """Product projected on one function, with unit variance for independent unit normal factors."""
+    l1, l2, l3 = a.shape[-1] // 2, b.shape[-1] // 2, function[0]
+    table = bracket(l1, l2)[l3] if (l1 + l2 + l3) % 2 else gaunt(l1, l2, l3)
+    table = table * math.sqrt((2 * l3 + 1) / np.sum(table**2))
     return np.einsum("zci,zcj,ijk->zck", a, b, table)
 
 
@@ -186,6 +193,9 @@ def parity_many_body(layer, x, elements):
         w = weights["linear.weight"].reshape(nodes, channels, len(common))
         for i, ir in enumerate(common):
             out[ir] += w[:, :, i, None] * f[ir]
+    if layer.parametrization == "full":
+        add_full(layer, out, f, weights)
+        return np.concatenate([part.reshape(nodes, -1) for part in out.values()], axis=1)
     weight_in = weights.get(f"{powers_of(layer)}.weight_in")
     natural, pseudo = (tuple(sorted(ir.l for ir in irs if kind(ir) == k)) for k in (0, 1))
     rows = {}

@@ -8,7 +8,7 @@ from gaunt_plugin.layers import AlignedConvolution, GauntConvolution, GauntManyB
 from . import cases
 
 MANY_BODY = {
-    "pseudo parity in full": (("4x0e+4x1e", "4x0e", 3, 2, "full"), r"natural parity .*4x1e"),
+    "pseudo parity out of full": (("4x0e+4x1o", "4x0e+4x1e", 3, 2, "full"), r"pseudo degree 1 in"),
     "pseudo parity out": (("4x0e+4x1o", "4x0e+4x1e", 3, 2), r"pseudo degree 1 in .*4x1e"),
     # the cross product is antisymmetric: powers do not have it
     "bracket": (("4x1o", "4x1e", 2, 2), r"pseudo degree 1 in irreps_out 4x1e"),
@@ -33,6 +33,7 @@ MANY_BODY = {
         ("4x1o", "4x0e", 2, 2, "power", 4, True),
         r"'power' has no antisymmetric products; use 'nested'",
     ),
+    "brackets of full": (("4x1o", "4x0e", 2, 2, "full", 4, True), r"'full' has brackets wherever"),
     # two factors of one channel: {A, A} = 0
     "bracket of a degree with itself": (
         ("4x1o", "4x0e+4x1e", 2, 2, "nested", 4, True),

@@ -116,6 +116,7 @@ def test_brackets_span_every_coupling(ir):
         couplings = independent_couplings(LS, ir, order)
         if couplings:
             assert span(ir, order, "nested", antisymmetric=True) == couplings
+            assert span(ir, order, "full") == couplings
         else:
             assert (ir, order) == ("1e", 2)
 
@@ -128,6 +129,15 @@ def test_zero_pseudoscalar_of_three_factors_is_refused():
     layer = GauntManyBody("2e+3o+4e", "0o", 3, 1, "nested", antisymmetric=True)
     x = torch.randn(5, 1, 21)
     assert layer(x, torch.ones(5, 1)).abs().min() > 0
+
+
+@pytest.mark.parametrize("ir", ["0e", "0o", "1e", "2o"])
+def test_full_spans_every_coupling_of_both_parities(ir):
+    irreps = "0e+1e+1o+2e+2o"
+    for order in (2, 3):
+        layer = GauntManyBody(irreps, ir, order, 1, "full")
+        found = layer.product.terms[-1].weight.numel()
+        assert found == independent_couplings(irreps, ir, order)
 
 
 @pytest.mark.parametrize("correlation", [1, 2, 3])

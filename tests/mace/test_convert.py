@@ -5,7 +5,9 @@ import re
 from mace import modules
 from mace.calculators import MACECalculator
 from mace.modules.lora import inject_lora
+from mace.tools.scripts_utils import extract_config_mace_model
 from mace.tools.torch_tools import default_dtype
+from mace.tools.utils import AtomicNumberTable
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from gaunt_plugin.calculator import GauntCalculator
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.contraction import ContractionMap
 from gaunt_plugin.mace.convert import ConversionError, to_gaunt, to_stock
+from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import ScaleShiftMACE
 from gaunt_plugin.mace.weights import load_weights, save_weights
 
@@ -92,6 +95,7 @@ CASES = {
         "use_last_readout_only": True,
         "radial_MLP": [5, 6],
     },
+    "pseudo vectors": {"hidden": "4x0e+4x1o+4x1e", "correlation": 3},
     "no scale": {"cls": modules.MACE, "heads": ("room", "hot")},
     "gaussian": {**TINY, "radial_type": "gaussian", "use_reduced_cg": False},
 }
@@ -185,6 +189,19 @@ def close(found, expected):
     assert (found - expected).abs().max() <= 1e-10 * max(expected.abs().max().item(), 1e-3)
 
 
+def test_a_foundation_of_two_correlations():
+    """MACE describes a stock model by its first product, a converted one by all."""
+    stock = make_stock(**{**TINY, "correlation": (2, 1)})
+    table = AtomicNumberTable([int(z) for z in stock.atomic_numbers])
+    converted = to_gaunt(stock)
+    config = extract_config_mace_model(converted) | {"atomic_numbers": table.zs}
+    with pytest.raises(ValueError, match=r"correlation 2, 1: rewrite it with gaunt convert"):
+        load_foundations_elements(to_gaunt(make_stock(**TINY)), stock, table)
+    fresh = ScaleShiftMACE(**config)
+    tuned = load_foundations_elements(fresh, converted, table, load_readout=True, max_L=1)
+    assert_equal_results(tuned, stock)
+
+
 def test_embeddings_are_carried():
     specs = {"total_charge": EMBEDDING["total_charge"]}
     stock = make_stock(embedding_specs=specs, use_embedding_readout=True)
@@ -263,7 +280,9 @@ STOCK_REFUSALS = {
         "hidden": "2x0e",
     },
     "it has no parity (use_so3)": {"use_so3": True},
-    "features 2x0e+2x0o+2x1o": {"hidden": "2x0e + 2x0o + 2x1o"},
+    "factors of 2x0e+2x1o reaches pseudo degree 0 in irreps_out 2x0e+2x0o+2x1o": {
+        "hidden": "2x0e + 2x0o + 2x1o"
+    },
     "its last layer has features 2x0e+2x1o": {"keep_last_layer_irreps": True},
     "radial functions are of type chebyshev": {"radial_type": "chebyshev"},
     "it is a Gaunt model already": lambda: make_model(**TINY),

@@ -121,29 +121,35 @@ def test_gaunt_is_symmetric_and_read_only():
     [(2, 0, 4), (2, 1, 3), (2, 2, 5), (3, 0, 8), (3, 1, 12), (3, 2, 14)],
 )
 def test_number_of_nested_terms(correlation, l_out, independent):
-    assert len(nested_terms((0, 1, 2, 3), correlation, l_out)) == independent
+    functions = functions_of("0e+1o+2e+3o")
+    assert len(nested_terms(functions, correlation, (l_out, False))) == independent
 
 
-def chains(degrees, correlation, l_out):
-    """All Clebsch-Gordan chains to l_out with natural parity: their intermediate degrees."""
-    states = [((l,), l) for l in degrees]
+def functions_of(irreps):
+    """Degree, and whether the parity is pseudo."""
+    return tuple((ir.l, ir.p != (-1) ** ir.l) for _, ir in o3.Irreps(irreps))
+
+
+def chains(irreps, correlation, ir_out):
+    """All Clebsch-Gordan chains to one irrep: factors, and what the products in between are."""
+    irreps, ir_out = [ir for _, ir in o3.Irreps(irreps)], o3.Irrep(ir_out)
+    states = [((ir,), ir) for ir in irreps]
     for _ in range(correlation - 1):
-        states = [
-            ((*path, l, j), j)
-            for path, k in states
-            for l in degrees
-            for j in range(abs(k - l), k + l + 1)
-        ]
-    return [p for p, k in states if k == l_out and (sum(p[:1] + p[1::2]) - l_out) % 2 == 0]
+        states = [((*path, ir, j), j) for path, k in states for ir in irreps for j in k * ir]
+    return [functions_of(path) for path, k in states if k == ir_out]
 
 
 def evaluate(chain, A, coefficients):
     value = A[chain[0]]
-    k = chain[0]
-    for l, j in zip(chain[1::2], chain[2::2], strict=True):
-        value = np.einsum("zi,zj,ijk->zk", value, A[l], coefficients(k, l, j))
-        k = j
+    l, _ = chain[0]
+    for factor, (j, _) in zip(chain[1::2], chain[2::2], strict=True):
+        value = np.einsum("zi,zj,ijk->zk", value, A[factor], coefficients(l, factor[0], j))
+        l = j
     return value
+
+
+def symmetric_or_bracket(l1, l2, l3):
+    return (antisymmetric if (l1 + l2 + l3) % 2 else gaunt)(l1, l2, l3)
 
 
 def wigner(l1, l2, l3):
@@ -155,23 +161,21 @@ def rank(columns):
     return int(np.sum(np.linalg.svd(scaled, compute_uv=False) > 1e-8))
 
 
-@pytest.mark.parametrize("degrees", [(0, 1, 2, 3), (0, 1), (1, 3), (2,)])
-@pytest.mark.parametrize("l_out", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "irreps", ["0e+1o+2e+3o", "0e+1o", "1o+3o", "2e", "1e+0e+1o", "2o+0o", "1e+2e"]
+)
+@pytest.mark.parametrize("ir_out", ["0e", "0o", "1o", "1e", "2e", "2o", "3o"])
 @pytest.mark.parametrize("correlation", [1, 2, 3])
-def test_nested_terms_are_a_basis_of_all_couplings(degrees, correlation, l_out):
+def test_nested_terms_are_a_basis_of_all_couplings(irreps, correlation, ir_out):
     """They are independent, and adding every Clebsch-Gordan chain raises the rank no further."""
     rng = np.random.default_rng(correlation)
-    A = {l: rng.standard_normal((40, 2 * l + 1)) for l in degrees}
+    functions, (output,) = functions_of(irreps), functions_of(ir_out)
+    A = {f: rng.standard_normal((40, 2 * f[0] + 1)) for f in functions}
     nested = [
-        evaluate((t[0], t[1], t[2], t[3], l_out) if len(t) == 4 else (*t, l_out), A, gaunt).ravel()
-        if len(t) > 1
-        else A[l_out].ravel()
-        for t in nested_terms(degrees, correlation, l_out)
+        evaluate((*t, output) if len(t) > 1 else t, A, symmetric_or_bracket).ravel()
+        for t in nested_terms(functions, correlation, output)
     ]
-    every = [evaluate(c, A, wigner).ravel() for c in chains(degrees, correlation, l_out)]
-    if not every:
-        assert nested == []
-        return
+    every = [evaluate(c, A, wigner).ravel() for c in chains(irreps, correlation, ir_out)]
     nonzero = [c for c in every if np.abs(c).max() > 1e-10]  # antisymmetric chains vanish
     assert len(nested) == (rank(np.stack(nonzero, axis=1)) if nonzero else 0)
     if nested:
@@ -181,7 +185,7 @@ def test_nested_terms_are_a_basis_of_all_couplings(degrees, correlation, l_out):
 
 def test_nested_terms_stop_at_correlation_three():
     with pytest.raises(ValueError, match="1 to 3, got 4"):
-        nested_terms((0, 1), 4, 0)
+        nested_terms(functions_of("0e+1o"), 4, (0, False))
 
 
 @pytest.mark.parametrize(
@@ -195,8 +199,9 @@ def test_coupling_count(correlation, counts):
 @pytest.mark.parametrize("degrees", [(0, 1, 2), (1, 3), (2,)])
 @pytest.mark.parametrize("correlation", [1, 2, 3])
 def test_coupling_count_is_the_number_of_chains(degrees, correlation):
+    irreps = [o3.Irrep(l, (-1) ** l) for l in degrees]
     for l_out in range(4):
-        expected = len(chains(degrees, correlation, l_out))
+        expected = len(chains(irreps, correlation, o3.Irrep(l_out, (-1) ** l_out)))
         assert coupling_count(degrees, correlation, l_out) == expected
 
 
@@ -213,25 +218,23 @@ def test_polynomials_of_a_tensor(order):
     assert_close(x[rows].prod(1) @ of_monomials(tensor, order), value, "oracle")
 
 
-@pytest.mark.parametrize("l_out", [0, 1, 2])
+@pytest.mark.parametrize("ir_out", ["0e", "1o", "2e", "1e"])
+@pytest.mark.parametrize("irreps", ["0e+1o+3o", "1e+0e+2e"])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_nested_polynomials_are_the_nested_terms(order, l_out):
-    degrees = (0, 1, 3)
+def test_nested_polynomials_are_the_nested_terms(order, irreps, ir_out):
+    functions, (output,) = functions_of(irreps), functions_of(ir_out)
     rng = np.random.default_rng(0)
-    parts = {l: rng.standard_normal(2 * l + 1) for l in degrees}
-    values = np.concatenate(list(parts.values()))[monomials(11, order)].prod(1)
-    terms, polynomials = (
-        nested_terms(degrees, order, l_out),
-        nested_polynomials(degrees, order, l_out),
-    )
+    parts = {f: rng.standard_normal((1, 2 * f[0] + 1)) for f in functions}
+    x = np.concatenate(list(parts.values()), axis=1)[0]
+    values = x[monomials(len(x), order)].prod(1)
+    terms = nested_terms(functions, order, output)
+    polynomials = nested_polynomials(functions, order, output)
     assert len(polynomials) == len(terms)
+
+    def unit(l1, l2, l3):
+        table = symmetric_or_bracket(l1, l2, l3)
+        return table * np.sqrt((2 * l3 + 1) / (table**2).sum())
+
     for term, polynomial in zip(terms, polynomials, strict=True):
-        expected = parts[term[0]]
-        steps = (*term[1:], l_out) if order > 1 else ()
-        l = term[0]
-        for factor, k in zip(steps[::2], steps[1::2], strict=True):
-            table = gaunt(l, factor, k)
-            table = table * np.sqrt((2 * k + 1) / (table**2).sum())
-            expected = np.einsum("i,j,ijk->k", expected, parts[factor], table)
-            l = k
+        (expected,) = evaluate((*term, output) if order > 1 else term, parts, unit)
         assert_close(polynomial @ values, expected, "oracle")

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import math
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
 import numpy as np
 import torch
 
-from gaunt_plugin.layers.irreps import Function, Irreps, is_pseudo
+from gaunt_plugin.layers.irreps import Function, of_kinds
 from gaunt_plugin.layers.many_body.parametrization import Parametrization
 from gaunt_plugin.layers.many_body.weights import GAIN_OUT, element_weights
 from gaunt_plugin.ops import Polynomials
 from gaunt_plugin.sphere import coupling_count, monomials, nested_polynomials, nested_terms
 
 
-def full_polynomials(degrees_in: Tuple[int, ...], order: int, l_out: int) -> np.ndarray:
-    """Terms of ``full`` of one order to one degree, per unit of their weights.
+def full_polynomials(functions_in: List[Function], order: int, output: Function) -> np.ndarray:
+    """Terms of ``full`` of one order to one function, per unit of their weights.
 
     Path weights of MACE have variance 1/P^2 and there are P paths; here there are fewer terms.
 
     Returns:
         ``[terms, 2 l_out + 1, monomials]`` as :func:`gaunt_plugin.sphere.nested_polynomials`.
     """
-    polynomials = nested_polynomials(degrees_in, order, l_out)
+    polynomials = nested_polynomials(tuple(functions_in), order, output)
     if order == 1:
         return polynomials
-    paths = coupling_count(degrees_in, order, l_out)
+    natural, pseudo = of_kinds(functions_in)
+    paths = coupling_count(natural, order, output[0], pseudo, output[1])
     return polynomials * GAIN_OUT / math.sqrt(max(1, paths * len(polynomials)))
+
+
+def functions_of_terms(
+    functions_in: List[Function], functions_out: List[Function], order: int
+) -> List[Function]:
+    """The results of one order's terms, in the order of their weights.
+
+    Those of order 1 are the weights of :class:`~gaunt_plugin.layers.LinearTerm`.
+    """
+    if order == 1:
+        return [function for function in functions_in if function in functions_out]
+    return functions_out
 
 
 class Full(Parametrization):
@@ -46,14 +59,10 @@ class Full(Parametrization):
             raise ValueError(
                 f"parametrization 'full' takes correlation 1 to 3, got {correlation}; use 'power'"
             )
-        super().check(correlation, antisymmetric)
-
-    @classmethod
-    def check_irreps(cls, irreps_in: Irreps, irreps_out: Irreps) -> None:
-        if any(is_pseudo(ir) for _, ir in irreps_in + irreps_out):
+        if antisymmetric:
             raise ValueError(
-                "parametrization 'full' takes natural parity (0e, 1o, 2e, ...) only, got "
-                f"{irreps_in} -> {irreps_out}; use 'power'"
+                "parametrization 'full' has brackets wherever parity asks for them; leave "
+                "antisymmetric out"
             )
 
     @staticmethod
@@ -64,11 +73,12 @@ class Full(Parametrization):
         antisymmetric: bool,
     ) -> List[Function]:
         """Those of ``functions_out`` that products of two or more factors reach."""
-        degrees = tuple(l for l, _ in functions_in)
         return [
-            (L, pseudo)
-            for L, pseudo in functions_out
-            if any(nested_terms(degrees, n, L) for n in range(2, correlation + 1))
+            function
+            for function in functions_out
+            if any(
+                nested_terms(tuple(functions_in), n, function) for n in range(2, correlation + 1)
+            )
         ]
 
     def __init__(
@@ -82,9 +92,8 @@ class Full(Parametrization):
         antisymmetric: bool = False,
     ) -> None:
         super().__init__()
-        degrees = tuple(l for l, _ in functions_in)
         counts = [
-            sum(len(nested_terms(degrees, n, L)) for L, _ in functions_out)
+            sum(len(nested_terms(tuple(functions_in), n, function)) for function in functions_out)
             for n in range(2, correlation + 1)
         ]
         self.terms = torch.nn.ModuleList(
@@ -101,24 +110,25 @@ class Full(Parametrization):
     ) -> None:
         """Make all that isn't a weight, which files of version 0.2.0 don't hold in this form."""
         self.channels = channels
-        degrees_in = tuple(l for l, _ in functions_in)
-        dim_in = sum(2 * l + 1 for l in degrees_in)
+        dim_in = sum(2 * l + 1 for l, _ in functions_in)
+        starts, dim_out = {}, 0
+        for function in functions_out:
+            starts[function] = dim_out
+            dim_out += 2 * function[0] + 1
         rows, values, count = [], [], 0
         for n in range(1, correlation + 1):
             # Missing factors are the variable that is 1.
             factors = monomials(dim_in, n)
             factors = np.pad(factors, ((0, 0), (0, 3 - n)), constant_values=dim_in)
-            output = 0
-            for L, _ in functions_out:
-                for polynomial in full_polynomials(degrees_in, n, L):
+            for function in functions_of_terms(functions_in, functions_out, n):
+                for polynomial in full_polynomials(functions_in, n, function):
                     o, m = np.nonzero(abs(polynomial) > 1e-12 * abs(polynomial).max())
                     term = np.full(len(o), count)
-                    rows.append(np.column_stack([output + o, factors[m], term]))
+                    rows.append(np.column_stack([starts[function] + o, factors[m], term]))
                     values.append(polynomial[o, m])
                     count += 1
-                output += 2 * L + 1
         self.polynomials = Polynomials(
-            dim_in, output, count, np.concatenate(rows), np.concatenate(values)
+            dim_in, dim_out, count, np.concatenate(rows), np.concatenate(values)
         ).to(self.terms[0].weight)
 
     def forward(

@@ -63,7 +63,8 @@ class GauntManyBody(Layer):
     ``paper`` (Luo et al.): the same with one copy and ``u = 1``.
 
     ``full``: free weights on a basis of products ``P_L[P_k[A_l1 A_l2] A_l3]`` that spans every
-    coupling of MACE's symmetric contraction (correlation <= 3).
+    coupling of MACE's symmetric contraction (correlation <= 3). With pseudo parity, in the input or
+    the output, some of its products are brackets.
 
     ``nested``: ``power`` and, at half of the variance each, products with a weighted projection
     after each factor (:class:`~gaunt_plugin.layers.NestedTerms`), ``rank`` of both. With
@@ -75,8 +76,7 @@ class GauntManyBody(Layer):
 
     .. math:: B^{natural} = \frac{f(U) + f(V)}{2}, \qquad B^{pseudo} = \frac{f(U) - f(V)}{2}
 
-    which are the products of A and P with an even and an odd number of P (not in ``full``; twice
-    the cost).
+    which are the products of A and P with an even and an odd number of P (twice the cost).
 
     ``<.>`` is the average over the sphere; ``t`` gives each order the root mean square that it has
     in MACE's contraction at initialisation (:func:`gaunt_plugin.sphere.coupling_rms`). Harmonics
@@ -133,7 +133,6 @@ class GauntManyBody(Layer):
                 f"num_elements must be a whole number, at least 1, got {num_elements!r}"
             )
         cls = PARAMETRIZATIONS[parametrization]
-        cls.check_irreps(self.irreps_in, self.irreps_out)
         reached = cls.outputs(functions_in, functions_out, correlation, antisymmetric)
         for L, pseudo in functions_out:
             if (L, pseudo) not in functions_in and (L, pseudo) not in reached:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from gaunt_plugin.layers.irreps import Irreps
-
 
 class Parametrization(torch.nn.Module):
     """Base of the parametrisations: what is possible, unless a class says otherwise."""
@@ -18,7 +16,3 @@ class Parametrization(torch.nn.Module):
                 f"parametrization {cls.__name__.lower()!r} has no antisymmetric products; use "
                 "'nested'"
             )
-
-    @classmethod
-    def check_irreps(cls, irreps_in: Irreps, irreps_out: Irreps) -> None:
-        """Raise ValueError unless these irreps are possible."""

@@ -8,7 +8,7 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
-from gaunt_plugin.layers.irreps import Function
+from gaunt_plugin.layers.irreps import Function, of_kinds
 from gaunt_plugin.layers.many_body.parametrization import Parametrization
 from gaunt_plugin.layers.many_body.weights import GAIN_IN, GAIN_OUT, element_weights
 from gaunt_plugin.ops import Powers, ProjectedPowers
@@ -25,19 +25,15 @@ def power_size(
     functions: List[Function], order: int, output: Function, random_weights: bool
 ) -> float:
     """:func:`gaunt_plugin.sphere.power_rms` of functions in any order."""
-    natural, pseudo = _of_kinds(functions)
+    natural, pseudo = of_kinds(functions)
     return power_rms(natural, order, output[0], random_weights, pseudo, output[1])
 
 
 def coupling_size(functions: List[Function], order: int, output: Function) -> Tuple[int, float]:
     """``coupling_count`` and ``coupling_rms`` of the sphere, for functions in any order."""
-    natural, pseudo = _of_kinds(functions)
+    natural, pseudo = of_kinds(functions)
     arguments = (natural, order, output[0], pseudo, output[1])
     return coupling_count(*arguments), coupling_rms(*arguments)
-
-
-def _of_kinds(functions: List[Function]) -> List[Tuple[int, ...]]:
-    return [tuple(sorted(l for l, kind in functions if kind == k)) for k in (False, True)]
 
 
 class Power(Parametrization):
