@@ -206,6 +206,7 @@ POLYNOMIALS = {
     "order 1": ("0e+1o", "1o", 1, 2, 2),
     "one channel": ("0e+2e", "0e", 2, 1, 5),
     "no nodes": ("0e+1o", "0e", 2, 3, 0),
+    "40 channels": ("0e+1o", "1o", 2, 40, 2),
 }
 
 
@@ -307,30 +308,34 @@ def test_third_derivatives(name, way):
     way.same(lambda *t: layer(*t, *rest), inputs, "program", derivatives)
 
 
-def of_40_channels(way):
-    layer, inputs, index = convolution_of("0e+1o", "0e+1o", 40, torch.float32, way)
+def of_40_channels(name, way):
+    """All passes of a layer."""
+    if name == "frame":
+        layer, inputs, index = convolution_of("0e+1o", "0e+1o", 40, torch.float32, way)
+    elif name == "apart":
+        irreps = "0e+1o", "0e+1o", "0e+1o"
+        layer, inputs, index = paths_of(*irreps, [40], torch.float32, way)
+    else:
+        layer, *inputs, index = cubic("40 channels", torch.float32, way)  # behind: node_attrs
 
-    def convolve(*inputs):
+    def run(*inputs):
         return layer(*inputs, index)
 
-    return lambda: passes(convolve, inputs)
+    return lambda: passes(run, inputs)
 
 
-def test_the_same_numbers_again(way):
-    run = of_40_channels(way)
-    assert_same(run(), run(), "exact")
-
-
-def test_the_launch_does_not_matter(way, monkeypatch):
-    run = of_40_channels(way)
+@pytest.mark.parametrize("name", ["frame", "apart", "cubic"])
+def test_the_launch_does_not_matter(name, way, monkeypatch):
+    run = of_40_channels(name, way)
     expected = run()
+    assert_same(run(), expected, "exact")
     for lanes in ((32, 1), (128, 4)):
         monkeypatch.setattr(launch, "lanes", lambda channels, lanes=lanes: lanes)
         assert_same(run(), expected, "exact")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["aligned", "power", "frames"])
+@pytest.mark.parametrize("name", ["aligned", "channelwise", "power", "full", "frames"])
 def test_short_numbers_have_long_sums(name, dtype, way):
     """As good as the plain form in float32, with rounded inputs and results."""
     if name == "frames":
