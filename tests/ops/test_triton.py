@@ -459,6 +459,25 @@ def test_wrong_calls_name_the_operand(name, number, way):
     assert [s for s in silent if not s.startswith(free)] == []
 
 
+@pytest.mark.parametrize("name", ["channelwise_convolution", "polynomials"])
+def test_wrong_constants(name, way):
+    """Kernels are made for constants of a layer alone, and read nothing outside of the arrays."""
+    generator = torch.Generator().manual_seed(0)
+    *rest, constants, width = moved(samples()[name], way)
+    given = constants.tolist()
+    refused = 0
+    for place in range(1, 1 + given[0]):
+        for _ in range(2):
+            other = list(given)
+            other[place] = torch.randint(-3, 70, (1,), generator=generator).item()
+            try:
+                getattr(torch.ops.gaunt, name)(*rest, constants.new_tensor(other), width)
+            except ValueError as error:
+                assert f"gaunt::{name}" in str(error)  # noqa: PT017
+                refused += 1
+    assert refused > given[0] / 2
+
+
 def test_switched_off(way, monkeypatch):
     layer = EdgeFrames(1, 1).to(way.name)
     monkeypatch.setenv("GAUNT_KERNELS", "0")

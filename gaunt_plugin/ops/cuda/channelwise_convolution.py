@@ -109,24 +109,25 @@ def layer_of(numbers: tuple[int, ...], values: tuple[float, ...]) -> edge_sums.L
 
 
 def _check(layer: Paths, numbers: int, values: int) -> None:
-    """Whether the constants are a layer's: kernels would read other memory than the arrays'."""
-    sizes = [layer.dim_edge, layer.dim_out, *itertools.chain(*layer.blocks)]
-    filled: list[int] = []
-    good = min(sizes) > 0 and len(layer.paths) > 0
-    for (source, first, stride, count), terms in zip(layer.paths, layer.terms):
-        if not (good and 0 <= source < len(layer.blocks)):
-            raise ValueError("a path of no block")
-        dim, channels = layer.blocks[source]
-        for m in range(count):
-            filled += range(first + m * stride, first + m * stride + channels)
-        ranges = dim, layer.dim_edge, count
-        good = all(0 <= m < n for term in terms for m, n in zip(term, ranges))
+    """Whether the constants are a layer's: kernels would use other memory than the arrays'."""
     terms = sum(map(len, layer.terms))
     expected = 4 + 2 * len(layer.blocks) + 5 * len(layer.paths) + 3 * terms
-    if not good or sorted(filled) != list(range(layer.dim_out)):
-        raise ValueError("the paths must fill the result, each place once")
     if (numbers, values) != (expected, terms):
         raise ValueError("too many constants, or too few")
+    if min(layer.dim_edge, layer.dim_out, *itertools.chain(*layer.blocks)) < 1:
+        raise ValueError("sizes must be at least 1")
+    results: list[int] = []
+    for (source, first, stride, count), of_path in zip(layer.paths, layer.terms):
+        dim, channels = layer.blocks[source]
+        limits = dim, layer.dim_edge, count
+        if source < 0 or any(not 0 <= m < n for t in of_path for m, n in zip(t, limits)):
+            raise ValueError("a coefficient of no component")
+        if count * channels > layer.dim_out:
+            break
+        for m in range(count):
+            results += range(first + m * stride, first + m * stride + channels)
+    if sorted(results) != list(range(layer.dim_out)):
+        raise ValueError("the paths must fill the result, each place once")
 
 
 def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> None:

@@ -162,7 +162,8 @@ class PerTensor:
 def _parsed(constants: torch.Tensor, parse: Callable):
     if constants.dtype == torch.int64 and constants.dim() == 1 and len(constants):
         numbers, values = unpack(constants)
-        with contextlib.suppress(IndexError, KeyError, StopIteration, TypeError, ValueError):
+        wrong = IndexError, KeyError, RuntimeError, StopIteration, TypeError, ValueError
+        with contextlib.suppress(*wrong):
             return parse(tuple(numbers), tuple(values))
     raise ValueError("constants are not those of a layer of this operator")
 
