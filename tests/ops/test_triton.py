@@ -4,14 +4,13 @@ Both ways go through the same operators and the same Python; only what runs a ke
 """
 
 import gc
-import os
 
 import pytest
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution
 from gaunt_plugin.layers.many_body.full import Full
-from gaunt_plugin.ops import EdgeFrames, Polynomials, _operator, cuda, edge_sum
+from gaunt_plugin.ops import EdgeFrames, Polynomials, cuda, edge_sum
 from gaunt_plugin.ops.cuda import channelwise_convolution, edge_sums, groups, launch, polynomials
 from gaunt_plugin.ops.tables import unpack
 
@@ -30,47 +29,6 @@ from .test_operators import (
 pytest.importorskip("triton", reason="triton is not installed")
 
 KIND = {torch.float64: "program", torch.float32: "program32"}
-
-
-class Way:
-    """A device, the passes that kernels ran on it, and a switch."""
-
-    def __init__(self, name, monkeypatch):
-        self.name, self.calls, self.patch = name, [], monkeypatch
-        self.kernels = _operator.KERNELS["cuda"]._replace(call=self.record)
-        self.switch(True)
-
-    def record(self, name, number, arrays):
-        self.calls.append((name, number))
-        launch.call(name, number, arrays)
-
-    def switch(self, on):
-        ready = cuda.ready if on else lambda device: False
-        self.patch.setitem(_operator.KERNELS, self.name, self.kernels._replace(ready=ready))
-
-    def same(self, run, inputs, kind, compare=passes):
-        """Compare with the plain form; what the kernels gave."""
-        self.switch(True)
-        self.calls.clear()
-        found = compare(run, inputs)
-        assert {number for _, number in self.calls} == {0, 1, 2}
-        self.switch(False)
-        self.calls.clear()
-        assert_same(found, compare(run, inputs), kind)
-        assert not self.calls
-        return found
-
-
-@pytest.fixture(
-    params=[pytest.param("cpu", id="interpreter"), pytest.param("cuda", marks=pytest.mark.gpu)]
-)
-def way(request, monkeypatch, tmp_path):
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if interpreted != (request.param == "cpu"):
-        pytest.skip("Triton compiles for the GPU here" if not interpreted else "no GPU here")
-    monkeypatch.setenv("GAUNT_KERNELS", "1")
-    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
-    return Way(request.param, monkeypatch)
 
 
 def convolution_of(irreps_in, irreps_out, channels, dtype, way, nodes=4):
