@@ -218,8 +218,8 @@ def report(name, dtype, archs):
         seen = set()
         for this in launches(LAYERS[name], dtype, number):
             label = this.kernel.__name__
-            if "DEGREES" in this.options:
-                label += f", degrees {bin(this.options['DEGREES'])[2:]}"
+            if "FIRST" in this.options:
+                label += f", {this.options['FIRST']} to {this.options['LAST'] - 1}"
             elif label == "double_backward":
                 results = zip(this.kernel.arg_names, this.arguments)
                 written = [n for n, v in results if v is not None and n.startswith(("of_", "to_"))]
@@ -248,7 +248,7 @@ def modelled(name, number, dtype=torch.float32):
             pairs = int(re.search(r"for pair in range\((\d+)\)", body)[1])
             rank, views = map(int, re.search(r"range\(0, (\d+), (\d+)\)", body).groups())
             times, body = this.grid[0] * this.grid[1] * pairs * rank // views, loop(body, "pair")
-        elif "DEGREES" in this.options:
+        elif "FIRST" in this.options:
             blocks = -(-this.arguments[-1] // channels)
             times, body = this.grid[0] * blocks, loop(body, "block")
         else:

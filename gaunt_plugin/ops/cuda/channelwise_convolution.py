@@ -18,8 +18,6 @@ from gaunt_plugin.ops.cuda.expressions import Expressions
 
 # Numbers of the result that kernels sum at a time.
 SUMMED = 48
-# Harmonics whose gradients are summed in one launch, at least.
-TOGETHER = 16
 
 
 class Edge(edge_sums.Edge):
@@ -29,7 +27,6 @@ class Edge(edge_sums.Edge):
         self.expressions = E = Expressions()
         dim, self.channels = layer.blocks[block]
         self.entries, self.suffix = layer.dim_edge, suffix
-        self.degree = [k // TOGETHER for k in range(self.entries)]
         self.x, self.w = E.inputs("x", dim), E.inputs("w", len(paths))
         self.D, self.early = [], []
         self.E = E.inputs("E", self.entries * len(paths))

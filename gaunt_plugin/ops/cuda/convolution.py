@@ -41,11 +41,6 @@ class Edge(edge_sums.Edge):
         else:
             begin = frame_layout(max(lmax_in, lmax_out), mmax)[1]
             self.entries = begin[-1]
-        starts = begin if scalar else dict(enumerate(begin[:-1]))
-        self.degree = [
-            max(starts, key=lambda l: starts[l] if starts[l] <= k else -1)
-            for k in range(self.entries)
-        ]
         columns = lambda l: 2 * min(l, mmax) + 1  # noqa: E731
         self.dim_in, self.dim_out = (
             sum(2 * l + 1 for l, _ in irreps) for irreps in (inputs, outputs)

@@ -14,6 +14,7 @@ table are read where they are used: a few factors of the edge times rows of the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -26,7 +27,7 @@ from gaunt_plugin.ops.cuda.groups import check_rows, groups
 MADE = 1 << 24
 LANES = 32  # channels that of_edges sums at a time
 # Registers for its sums, by those of a number: what the compile reports (docs/gpu.md) allow.
-SUMMED = {1: 70, 2: 50}
+SUMMED = {1: 70, 2: 24}
 # Inputs are loaded again where they were last used more lines before.
 AGAIN = 60
 # Rows of a table for an edge, above which the weights are made before they are used.
@@ -60,7 +61,8 @@ _OF_EDGES = """
 
 @triton.jit(do_not_specialize=["senders", "receivers", "first"])
 def {name}({pointers}, senders, receivers, {results}, first, C,
-{indent}DEGREES: tl.constexpr, ADD: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
+{indent}FIRST: tl.constexpr, LAST: tl.constexpr, ADD: tl.constexpr, REAL: tl.constexpr,
+{indent}BLOCK: tl.constexpr):
     e = tl.program_id(0).to(tl.int64) + first
     j = tl.load(senders + e)
     i = tl.load(receivers + e)
@@ -88,7 +90,6 @@ class Edge:
         early: values that are kept rather than their terms.
         blocks: the numbers of w and E that parts of the message depend on.
         entries: numbers of an edge.
-        degree: of each, a number below 32: those of a degree are summed in one launch.
         sizes: of a row of x, w and g, as text in the number of channels ``C``.
         places: of each x, w and g in its row, likewise.
         channels: of this edge; None: the layer's.
@@ -105,7 +106,6 @@ class Edge:
     early: list[Value]
     blocks: list[tuple[Sequence[int], Sequence[int]]]
     entries: int
-    degree: Sequence[int]
     sizes: dict[str, str]
     places: dict[str, Sequence[str]]
     channels: int | None = None
@@ -199,7 +199,7 @@ def _of_edges(edge: Edge, name: str, pointers: str, second: bool, factors: int |
         if not value.is_constant(0):
             k %= edge.entries
             summed.add(k)
-            outputs.append((value, f"if DEGREES & {1 << edge.degree[k]}: d{k} += {{}}"))
+            outputs.append((value, f"{_of_launch(k)} d{k} += {{}}"))
 
     def use(p: int, to: str, value: Value) -> None:
         """Of a weight's gradient: keep it, or sum its products with the table."""
@@ -226,10 +226,10 @@ def _of_edges(edge: Edge, name: str, pointers: str, second: bool, factors: int |
     for k, value in enumerate(of_D):
         add(k, value)
     sums, stores = [f"d{k}" for k in sorted(summed)], []
-    for k, l in enumerate(edge.degree):
+    for k in range(edge.entries):
         to = f"of_D + of_frame + {k}"
         total = f"tl.sum(d{k}, 0)" if k in summed else "0.0"
-        stores.append(f"if DEGREES & {1 << l}: tl.store({to}, {_added(to, total)})")
+        stores.append(f"{_of_launch(k)} tl.store({to}, {_added(to, total)})")
     for q in range(factors or 0):
         sums.append(f"f{q}")
         to = f"of_h + e * {factors} + {q}"
@@ -259,17 +259,16 @@ def _added(to: str, total: str) -> str:
     return f"{total} + (tl.load({to}){_REAL} if ADD else 0.0)"
 
 
-def degrees_of_launches(edge: Edge, words: int) -> list[int]:
-    """Degrees, as bits, whose entries each launch of ``of_edges`` sums in registers."""
-    found, room = [0], SUMMED[words]
-    for l in sorted(set(edge.degree)):
-        needed = words * edge.degree.count(l)
-        if found[-1] and needed > room:
-            found.append(0)
-            room = SUMMED[words]
-        found[-1] |= 1 << l
-        room -= needed
-    return found
+def _of_launch(entry: int) -> str:
+    """The condition for what only launches do that sum a number's gradient."""
+    return f"if (FIRST <= {entry}) & ({entry} < LAST):"
+
+
+def launches(entries: int, words: int) -> list[tuple[int, int]]:
+    """First and last numbers of an edge, about as many each time, whose gradients are summed."""
+    count = -(-words * entries // SUMMED[words])
+    bounds = [entries * k // count for k in range(count + 1)]
+    return list(itertools.pairwise(bounds))
 
 
 class Layer:
@@ -360,10 +359,12 @@ class _Problem:
 
     def of_edges(self, name: str, begin: int, count: int, arrays, of_D, results) -> None:
         for number, edge in enumerate(self.layer.by_receiver):
-            parts = degrees_of_launches(edge, launch.words(self.x))
-            if of_D is None:
-                parts = [0] if any(result is not None for result in results) else []
-            for k, degrees in enumerate(parts):
+            # Gradients of weights come with the first sums, or alone where registers are scarce.
+            words = launch.words(self.x)
+            parts = launches(edge.entries, words) if of_D is not None else []
+            if any(result is not None for result in results) and (words > 1 or not parts):
+                parts = [(0, 0), *parts]
+            for k, (first, last) in enumerate(parts):
                 launch.start(
                     getattr(self.kernels, name + edge.suffix),
                     (count,),
@@ -374,7 +375,8 @@ class _Problem:
                     *(results if k == 0 else [None] * len(results)),
                     begin,
                     edge.channels or self.channels,
-                    DEGREES=degrees,
+                    FIRST=first,
+                    LAST=last,
                     ADD=number > 0,
                     REAL=self.real,
                     BLOCK=LANES,
