@@ -135,9 +135,9 @@ LAYERS = {
     "MACE 256x, frames": lambda: frames(3, 2),
     "MACE 256x, first convolution (0 → 3)": lambda: convolution(0, 3, 256),
     "MACE 256x, convolution (2 → 3)": lambda: convolution(2, 3, 256),
+    "MACE 256x, convolution (2 → 3), table": lambda: convolution(2, 3, 256, table=True),
     "MACE 256x, product power, ν = 3 (3 → 2)": lambda: powers(True, 4, 256),
     "MACE 256x, product paper, ν = 3 (3 → 2)": lambda: powers(False, 1, 256),
-    "MACE 256x, convolution (2 → 3), table": lambda: convolution(2, 3, 256, table=True),
     "MACE 256x, product full, ν = 3 (1 → 1)": lambda: full(1, 1, 256),
     "MACE 256x, product full, ν = 3 (3 → 1)": lambda: full(3, 1, 256),
     "NequIP 64x, frames, l ≤ 2": lambda: frames(2, 2),
@@ -220,7 +220,7 @@ def report(name, dtype, archs):
             label = this.kernel.__name__
             if "FIRST" in this.options:
                 label += f", {this.options['FIRST']} to {this.options['LAST'] - 1}"
-            elif label == "double_backward":
+            elif label.startswith("double_backward"):
                 results = zip(this.kernel.arg_names, this.arguments)
                 written = [n for n, v in results if v is not None and n.startswith(("of_", "to_"))]
                 label += f": {' '.join(n.removeprefix('to_') for n in written)}"
@@ -249,7 +249,7 @@ def modelled(name, number, dtype=torch.float32):
             rank, views = map(int, re.search(r"range\(0, (\d+), (\d+)\)", body).groups())
             times, body = this.grid[0] * this.grid[1] * pairs * rank // views, loop(body, "pair")
         elif "FIRST" in this.options:
-            blocks = -(-this.arguments[-1] // channels)
+            blocks = -(-this.options["C"] // channels)
             times, body = this.grid[0] * blocks, loop(body, "block")
         else:
             times, body = EDGES * this.grid[1], loop(body, "k")

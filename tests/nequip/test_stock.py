@@ -101,9 +101,8 @@ def test_without_built_kernels_there_is_an_error(kernels):
     assert sum(isinstance(module, InteractionBlock) for module in model.modules()) == 2
 
 
-def test_kernels_of_a_gpu_are_enough(kernels, monkeypatch):
+def test_kernels_of_a_gpu_are_enough(monkeypatch):
     """The model is on the CPU while it is modified; there it takes the plain form."""
-    kernels(False)
     stock = make_model(NequIPGNNModel)
     of_gpu = _operator.KERNELS["cuda"]._replace(ready=lambda device: True)
     with monkeypatch.context() as patch:

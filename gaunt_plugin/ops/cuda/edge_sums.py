@@ -26,8 +26,8 @@ from gaunt_plugin.ops.cuda.groups import check_rows, groups
 # Weights that are made at a time where they are a product: 64 MiB in float32.
 MADE = 1 << 24
 LANES = 32  # channels that of_edges sums at a time
-# Registers for its sums, by those of a number: what the compile reports (docs/gpu.md) allow.
-SUMMED = {1: 70, 2: 24}
+# Numbers that it sums at a time, in float32 and float64: what compile reports (docs/gpu.md) allow.
+SUMMED, FEW = 70, 24
 # Inputs are loaded again where they were last used more lines before.
 AGAIN = 60
 # Rows of a table for an edge, above which the weights are made before they are used.
@@ -36,8 +36,8 @@ FACTORS = 8
 _OF_NODES = """
 
 @triton.jit(do_not_specialize=["other", "first", "group"])
-def {name}({pointers}, other, order, start, out, first, group, C, ADD: tl.constexpr,
-{indent}REAL: tl.constexpr, BLOCK: tl.constexpr):
+def {name}({pointers}, other, order, start, out, first, group, C: tl.constexpr,
+{indent}ADD: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     node = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = c < C
@@ -60,7 +60,7 @@ def {name}({pointers}, other, order, start, out, first, group, C, ADD: tl.conste
 _OF_EDGES = """
 
 @triton.jit(do_not_specialize=["senders", "receivers", "first"])
-def {name}({pointers}, senders, receivers, {results}, first, C,
+def {name}({pointers}, senders, receivers, {results}, first, C: tl.constexpr,
 {indent}FIRST: tl.constexpr, LAST: tl.constexpr, ADD: tl.constexpr, REAL: tl.constexpr,
 {indent}BLOCK: tl.constexpr):
     e = tl.program_id(0).to(tl.int64) + first
@@ -264,9 +264,9 @@ def _of_launch(entry: int) -> str:
     return f"if (FIRST <= {entry}) & ({entry} < LAST):"
 
 
-def launches(entries: int, words: int) -> list[tuple[int, int]]:
+def launches(entries: int, room: int) -> list[tuple[int, int]]:
     """First and last numbers of an edge, about as many each time, whose gradients are summed."""
-    count = -(-words * entries // SUMMED[words])
+    count = -(-entries // room)
     bounds = [entries * k // count for k in range(count + 1)]
     return list(itertools.pairwise(bounds))
 
@@ -324,8 +324,8 @@ class Layer:
 class _Problem:
     """Arrays of a call, and launches for a part of its edges."""
 
-    def __init__(self, layer: Layer, kernels, x, D, edge_index, rows: int) -> None:
-        self.layer, self.kernels = layer, kernels
+    def __init__(self, layer: Layer, kernels, x, D, edge_index, rows: int, table: bool) -> None:
+        self.layer, self.kernels, self.table = layer, kernels, table
         self.x, self.D, self.index, self.rows = x, D, edge_index, rows
         self.nodes = x.shape[0]
         self.channels = x.shape[2] if layer.per_channel else None
@@ -350,7 +350,7 @@ class _Problem:
                 to,
                 begin,
                 begin // max(1, self.rows) * self.nodes,
-                channels,
+                C=channels,
                 ADD=begin > 0,
                 REAL=self.real,
                 BLOCK=lanes,
@@ -359,10 +359,11 @@ class _Problem:
 
     def of_edges(self, name: str, begin: int, count: int, arrays, of_D, results) -> None:
         for number, edge in enumerate(self.layer.by_receiver):
+            wide = launch.words(self.x) > 1
+            parts = launches(edge.entries, FEW if wide else SUMMED) if of_D is not None else []
             # Gradients of weights come with the first sums, or alone where registers are scarce.
-            words = launch.words(self.x)
-            parts = launches(edge.entries, words) if of_D is not None else []
-            if any(result is not None for result in results) and (words > 1 or not parts):
+            alone = wide or self.table or not parts
+            if alone and any(result is not None for result in results):
                 parts = [(0, 0), *parts]
             for k, (first, last) in enumerate(parts):
                 launch.start(
@@ -374,7 +375,7 @@ class _Problem:
                     of_D,
                     *(results if k == 0 else [None] * len(results)),
                     begin,
-                    edge.channels or self.channels,
+                    C=edge.channels or self.channels,
                     FIRST=first,
                     LAST=last,
                     ADD=number > 0,
@@ -435,7 +436,7 @@ def run(number: int, layer: Layer, kind: str, arguments: launch.Arguments) -> No
     made = mixing is not None and not table
     count = max(1, min(edges, MADE // max(1, numel, height))) if made else edges
     module = source.module_of(kind, layer.text(width if table else None))
-    problem = _Problem(layer, module, x, D, index, count)
+    problem = _Problem(layer, module, x, D, index, count, table)
     # Sums over several launches are kept in their own precision.
     short = launch.accumulator(x.dtype) != x.dtype
     several = len(layer.by_receiver) > 1

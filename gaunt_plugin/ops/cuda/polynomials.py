@@ -29,7 +29,7 @@ NAMES = ("forward", "backward", "double_backward")
 _KERNEL = """
 
 @triton.jit
-def {name}({pointers}, C, REAL: tl.constexpr, BLOCK: tl.constexpr):
+def {name}({pointers}, C: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     node = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = c < C
@@ -263,7 +263,7 @@ def _launch(layer: Layer, kernels, number: int, arrays, results: dict) -> None:
                 (nodes, -(-channels // lanes)),
                 *arrays,
                 *wanted,
-                channels,
+                C=channels,
                 REAL=launch.real(arrays[0]),
                 BLOCK=lanes,
                 num_warps=warps,
