@@ -237,7 +237,7 @@ def modelled(name, number, dtype=torch.float32):
     for this in launches(LAYERS[name], dtype, number):
         arrays = [a for a in this.arguments if isinstance(a, torch.Tensor)]
         moved = sum(a.numel() * a.element_size() for a in arrays)
-        body = this.kernel.src
+        body = executed(this)
         channels = this.options["BLOCK"]
         module = this.kernel.fn.__module__
         if "edge_frames" in module:
@@ -260,6 +260,21 @@ def modelled(name, number, dtype=torch.float32):
         seconds = max(moved / BANDWIDTH, operations / RATE, loads / LOADS) + LAUNCH
         total = [a + b for a, b in zip(total, (moved, operations, loads, seconds))]
     return total
+
+
+def executed(this):
+    """Source of a launch, without the results that it leaves out."""
+    given = dict(zip(this.kernel.arg_names, this.arguments))
+    lines = []
+    for line in this.kernel.src.splitlines():
+        result = re.match(r"\s*if (\w+) is not None:", line)
+        number = re.match(r"\s*if \(FIRST <= (\d+)\)", line)
+        if result and given.get(result[1]) is None:
+            continue
+        if number and not this.options["FIRST"] <= int(number[1]) < this.options["LAST"]:
+            continue
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def loop(text, variable):
