@@ -23,7 +23,7 @@ from gaunt_plugin.ops.polynomials import Polynomials
 # Mixed weights that are made at a time: 64 MiB in float32.
 MADE = 1 << 24
 # Coefficients Q of a kernel, about, per pass: compilers take long for many.
-ROWS = (400, 200, 100)
+ROWS = (800, 300, 200)
 AGAIN = 40
 NAMES = ("forward", "backward", "double_backward")
 _KERNEL = """
