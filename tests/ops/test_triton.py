@@ -381,9 +381,13 @@ def test_are_registered_as_torch_wants_them(name, number, way):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_only_what_is_needed(name, way):
-    """Each gradient alone is the same as with all others."""
+    """Each gradient alone is the same as with all others.
+
+    To rounding where a table is read by other kernels if it has no gradient.
+    """
+    kind = "program" if "rows" in name else "exact"
     for operator, arguments in three_operators(name)[1:]:
-        assert_only_what_is_needed(operator, moved(arguments, way))
+        assert_only_what_is_needed(operator, moved(arguments, way), kind)
 
 
 @pytest.mark.parametrize("number", range(3))
