@@ -27,7 +27,7 @@ OPERATORS = {
 def training_step(model, device):
     """Energy, forces, and the gradient of a loss on both in all parameters."""
     model.zero_grad()
-    atoms = ase.Atoms("CHO", positions=[[0, 0, 0], [1.0, 0.2, 0.1], [-0.3, 1.2, 0.4]])
+    atoms = ase.Atoms("HO", positions=[[0, 0, 0], [0.8, 0.4, 0.1]])
     batch = {
         key: value.to(device) if isinstance(value, torch.Tensor) else value
         for key, value in make_batch(model, atoms).items()
