@@ -1,8 +1,9 @@
 """Compile the Triton kernels of usual layers, without a GPU, and model their times.
 
-    python benchmarks/gpu_report.py [--quick]
+    python benchmarks/gpu_report.py [--quick] [--only LAYER ...] [--arch 90 ...]
 
-Writes docs/gpu/kernels.csv and the tables of docs/gpu.md. Needs triton. What is compiled is what
+Writes docs/gpu/kernels.csv and the tables of docs/gpu.md; with ``--only`` what was written for
+other layers stays. Needs triton. What is compiled is what
 the operators would launch: the launches are recorded on the CPU. The model is a calculation, not
 a measurement: the longest of
 
@@ -30,6 +31,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from gaunt_plugin.layers import ChannelwiseConvolution
+from gaunt_plugin.layers.irreps import Irreps
+from gaunt_plugin.layers.many_body.full import Full
 from gaunt_plugin.ops import EdgeConvolution, EdgeFrames, Powers
 from gaunt_plugin.ops.cuda import launch
 
@@ -67,16 +71,42 @@ def irreps(lmax):
     return tuple((l, False) for l in range(lmax + 1))
 
 
-def convolution(inputs, outputs, channels):
+def edges_of(layer, node_feats, entries, numel, table):
+    """Operands of a convolution and what follows; weights given, or of a table of 200 rows."""
+    weights, mixing, rows = torch.empty(EDGES, numel), None, None
+    if table:
+        weights, mixing = torch.empty(EDGES, 4), torch.empty(200, numel)
+        rows = torch.randint(0, 196, (EDGES,))
+    operands = [node_feats, torch.empty(EDGES, entries), weights, mixing]
+    return layer, operands, [torch.randint(0, NODES, (2, EDGES)), rows]
+
+
+def convolution(inputs, outputs, channels, table=False):
     layer = EdgeConvolution(irreps(inputs), irreps(outputs), tuple(range(outputs + 1)))
     entries = (outputs + 1) ** 2 if layer.scalar else EdgeFrames(layer.lmax, layer.mmax).entries
-    operands = [
-        torch.empty(NODES, layer.dim_in, channels),
-        torch.empty(EDGES, entries),
-        torch.empty(EDGES, layer.paths * channels),
-        None,
+    x = torch.empty(NODES, layer.dim_in, channels)
+    return "convolution", *edges_of(layer, x, entries, layer.paths * channels, table)
+
+
+def channelwise(inputs, outputs, channels):
+    """Stock paths of natural parity, as NequIP has them."""
+    found = [f"{channels}x{l}{'oe'[l % 2 == 0]}" for l in range(outputs + 1)]
+    edge = "+".join(f"{l}{'oe'[l % 2 == 0]}" for l in range(outputs + 1))
+    paths = [
+        (i, j, l)
+        for i in range(inputs + 1)
+        for j in range(outputs + 1)
+        for l in range(abs(i - j), min(i + j, outputs) + 1, 2)
     ]
-    return "convolution", layer, operands, [torch.randint(0, NODES, (2, EDGES))]
+    paths.sort(key=lambda path: path[2])
+    layer = ChannelwiseConvolution(
+        Irreps("+".join(found[: inputs + 1])),
+        Irreps(edge),
+        Irreps("+".join(found[l] for *_, l in paths)),
+        [(i, j, k, "uvu", True) for k, (i, j, _) in enumerate(paths)],
+    ).convolution
+    x = torch.empty(NODES, layer.dim_in)
+    return "channelwise_convolution", *edges_of(layer, x, (outputs + 1) ** 2, layer.numel, False)
 
 
 def frames(lmax, mmax):
@@ -93,32 +123,49 @@ def powers(weighted, rank, channels):
     return "powers", layer, operands, []
 
 
+def full(inputs, outputs, channels):
+    functions = list(irreps(inputs)), list(irreps(outputs))
+    layer = Full(*functions, channels, 3, 3).polynomials
+    terms = layer.of_terms.shape[1]
+    operands = [torch.empty(NODES, channels, (inputs + 1) ** 2), torch.empty(3, channels, terms)]
+    return "polynomials", layer, operands, [torch.empty(NODES, 3)]
+
+
 LAYERS = {
     "MACE 256x, frames": lambda: frames(3, 2),
     "MACE 256x, first convolution (0 → 3)": lambda: convolution(0, 3, 256),
     "MACE 256x, convolution (2 → 3)": lambda: convolution(2, 3, 256),
+    "MACE 256x, convolution (2 → 3), table": lambda: convolution(2, 3, 256, table=True),
     "MACE 256x, product power, ν = 3 (3 → 2)": lambda: powers(True, 4, 256),
     "MACE 256x, product paper, ν = 3 (3 → 2)": lambda: powers(False, 1, 256),
+    "MACE 256x, product full, ν = 3 (1 → 1)": lambda: full(1, 1, 256),
+    "MACE 256x, product full, ν = 3 (3 → 1)": lambda: full(3, 1, 256),
     "NequIP 64x, frames, l ≤ 2": lambda: frames(2, 2),
     "NequIP 64x, convolution, l ≤ 2": lambda: convolution(2, 2, 64),
     "NequIP 64x, frames, l ≤ 3": lambda: frames(3, 3),
     "NequIP 64x, convolution, l ≤ 3": lambda: convolution(3, 3, 64),
+    "NequIP 64x, stock paths, l ≤ 1": lambda: channelwise(1, 1, 64),
+    "NequIP 64x, stock paths, l ≤ 2": lambda: channelwise(2, 2, 64),
+    "NequIP 64x, stock paths, l ≤ 3": lambda: channelwise(3, 3, 64),
 }
 
 
 def launches(case, dtype, number):
     """What a pass of a layer starts."""
     name, layer, operands, rest = case()
-    operands = [None if t is None else t.to(dtype) for t in operands]
+    cast = lambda t: t.to(dtype) if t is not None and t.is_floating_point() else t  # noqa: E731
+    operands, rest = [cast(t) for t in operands], [cast(t) for t in rest]
     found, start = [], launch.start
-    width = layer.entries if name == "edge_frames" else layer.dim_out
     out = {
-        "edge_frames": lambda: [EDGES, width],
-        "convolution": lambda: [NODES, width, operands[0].shape[2]],
-        "powers": lambda: [*operands[0].shape[:2], width],
+        "edge_frames": lambda: [EDGES, layer.entries],
+        "convolution": lambda: [NODES, layer.dim_out, operands[0].shape[2]],
+        "channelwise_convolution": lambda: [NODES, layer.dim_out],
+        "powers": lambda: [*operands[0].shape[:2], layer.dim_out],
+        "polynomials": lambda: [*operands[0].shape[:2], layer.outputs],
     }[name]()
-    arrays = [layer.constants, *operands, *rest, *[None] * (name == "convolution")]  # no rows
-    like = [None if t is None else torch.empty_like(t) for t in operands]
+    arrays = [layer.constants, *operands, *rest]
+    # Nothing is asked of a table.
+    like = [None if t is None or k == 3 else torch.empty_like(t) for k, t in enumerate(operands)]
     if number > 0:
         arrays.append(torch.empty(out, dtype=dtype))
     if number == 2:
@@ -171,9 +218,9 @@ def report(name, dtype, archs):
         seen = set()
         for this in launches(LAYERS[name], dtype, number):
             label = this.kernel.__name__
-            if "DEGREES" in this.options:
-                label += f", degrees {bin(this.options['DEGREES'])[2:]}"
-            elif label == "double_backward":
+            if "FIRST" in this.options:
+                label += f", {this.options['FIRST']} to {this.options['LAST'] - 1}"
+            elif label.startswith("double_backward"):
                 results = zip(this.kernel.arg_names, this.arguments)
                 written = [n for n, v in results if v is not None and n.startswith(("of_", "to_"))]
                 label += f": {' '.join(n.removeprefix('to_') for n in written)}"
@@ -190,16 +237,19 @@ def modelled(name, number, dtype=torch.float32):
     for this in launches(LAYERS[name], dtype, number):
         arrays = [a for a in this.arguments if isinstance(a, torch.Tensor)]
         moved = sum(a.numel() * a.element_size() for a in arrays)
-        body = this.kernel.src
+        body = executed(this)
         channels = this.options["BLOCK"]
-        if "edge_frames" in this.kernel.fn.__module__:
+        module = this.kernel.fn.__module__
+        if "edge_frames" in module:
             times = this.grid[0]
-        elif "powers" in this.kernel.fn.__module__:
+        elif "polynomials" in module:
+            times = this.grid[0] * this.grid[1]
+        elif "powers" in module:
             pairs = int(re.search(r"for pair in range\((\d+)\)", body)[1])
             rank, views = map(int, re.search(r"range\(0, (\d+), (\d+)\)", body).groups())
             times, body = this.grid[0] * this.grid[1] * pairs * rank // views, loop(body, "pair")
-        elif "DEGREES" in this.options:
-            blocks = -(-this.arguments[-1] // channels)
+        elif "FIRST" in this.options:
+            blocks = -(-this.options["C"] // channels)
             times, body = this.grid[0] * blocks, loop(body, "block")
         else:
             times, body = EDGES * this.grid[1], loop(body, "k")
@@ -210,6 +260,21 @@ def modelled(name, number, dtype=torch.float32):
         seconds = max(moved / BANDWIDTH, operations / RATE, loads / LOADS) + LAUNCH
         total = [a + b for a, b in zip(total, (moved, operations, loads, seconds))]
     return total
+
+
+def executed(this):
+    """Source of a launch, without the results that it leaves out."""
+    given = dict(zip(this.kernel.arg_names, this.arguments))
+    lines = []
+    for line in this.kernel.src.splitlines():
+        result = re.match(r"\s*if (\w+) is not None:", line)
+        number = re.match(r"\s*if \(FIRST <= (\d+)\)", line)
+        if result and given.get(result[1]) is None:
+            continue
+        if number and not this.options["FIRST"] <= int(number[1]) < this.options["LAST"]:
+            continue
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def loop(text, variable):
@@ -276,23 +341,34 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one layer, written nowhere")
+    parser.add_argument("--only", nargs="+", choices=LAYERS, metavar="LAYER", default=LAYERS)
+    parser.add_argument("--arch", nargs="+", type=int, choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "float64"), default=["float32"])
     args = parser.parse_args()
     if args.quick:
         for row in report("NequIP 64x, frames, l ≤ 2", torch.float32, (90,)):
             print(row)
         return
-    rows = []
-    for name in LAYERS:
-        rows += report(name, torch.float32, ARCHITECTURES)
-        if "MACE" in name:
-            rows += report(name, torch.float64, (90,))
-        print(name, flush=True)
+    for name in args.only:
+        for dtype in args.dtype:
+            keep(list(report(name, getattr(torch, dtype), args.arch)))
+            print(name, dtype, flush=True)
+    write_tables(read())
+
+
+def keep(new):
+    """Put rows into the table, in the place of older ones."""
+    key = lambda row: (row.layer, row.dtype, row.number, row.kernel, row.arch)  # noqa: E731
+    replaced = {(row.layer, row.dtype, row.arch) for row in new}
+    old = read() if TABLE.is_file() else []
+    rows = [row for row in old if (row.layer, row.dtype, row.arch) not in replaced] + new
+    order = lambda row: (list(LAYERS).index(row.layer), row.dtype, PASSES.index(row.number))  # noqa: E731
+    rows = list({key(row): row for row in sorted(rows, key=order)}.values())
     TABLE.parent.mkdir(exist_ok=True)
     with TABLE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f.name for f in fields(Row)])
         writer.writerows([getattr(row, f.name) for f in fields(Row)] for row in rows)
-    write_tables(rows)
 
 
 def write_tables(rows):

@@ -47,6 +47,21 @@ def built_kernels(tmp_path_factory):
     return once(tmp_path_factory, "kernels", compiled)
 
 
+@pytest.fixture(
+    params=[pytest.param("cpu", id="interpreter"), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+def way(request, monkeypatch, tmp_path):
+    """Triton's kernels: in its interpreter, and on a GPU if there is one."""
+    from .on_triton import Way
+
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if interpreted != (request.param == "cpu"):
+        pytest.skip("Triton compiles for the GPU here" if not interpreted else "no GPU here")
+    monkeypatch.setenv("GAUNT_KERNELS", "1")
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
+    return Way(request.param, monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def built_pair_style(tmp_path_factory):
     """The same with pair_style gaunt for this environment; its name is awkward."""

@@ -173,21 +173,21 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
     @model_modifier(
         persistent=False,
         private=False,
-        unsupported_devices=["cuda"],
         supported_compile_modes=["aotinductor"],
     )
     @classmethod
     def enable_GauntKernels(cls, model):  # noqa: N802 (as NequIP names modifiers)
-        """Let a model call the kernels of ``gaunt build kernels``, compiled or not.
+        """Let a model call the kernels of ``gaunt build kernels`` or a GPU's, compiled or not.
 
         Stock blocks get them, too: see :mod:`gaunt_plugin.nequip.stock`. A compiled file then needs
-        gaunt_plugin with built kernels wherever it is loaded; NequIP imports what it needs.
-        Elsewhere than on the CPU it is as without.
+        gaunt_plugin with kernels for its device wherever it is loaded; NequIP imports what it
+        needs.
         """
-        if kernels() is None:
+        on_gpu = torch.cuda.is_available() and kernels(torch.device("cuda")) is not None
+        if kernels() is None and not on_gpu:
             raise ValueError(
-                "enable_GauntKernels needs gaunt_plugin with its CPU kernels here: "
-                "run gaunt build kernels (and leave GAUNT_KERNELS=0 away)"
+                "enable_GauntKernels needs gaunt_plugin with its CPU kernels here, or a GPU and "
+                "triton: run gaunt build kernels (and leave GAUNT_KERNELS=0 away)"
             )
         from gaunt_plugin.nequip.stock import replace_stock
 

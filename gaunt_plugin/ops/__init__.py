@@ -4,7 +4,7 @@ Layers call an operation; it alone decides what runs.
 
 * :class:`EdgeFrames`, :class:`EdgeConvolution`, :class:`PathConvolution`, :class:`Powers`,
   :class:`Polynomials`: with operators ``gaunt::...`` (``_operator``: schema, shapes, derivatives,
-  ``vmap``, autocast), whose kernels lie in ``cpu`` and, but for paths and polynomials, ``cuda``
+  ``vmap``, autocast), whose kernels lie in ``cpu`` and ``cuda``
 * :class:`ProjectedPowers` and others without a kernel: ``checkpointing`` makes their intermediates
   again in every pass
 

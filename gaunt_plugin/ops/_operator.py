@@ -72,7 +72,6 @@ class Operator:
         plain: makes the plain form from the constants and a tensor of the dtype and the device: a
             differentiable function of the operands and the indices.
         indices: names of the arrays of indices that follow the operands; ``?`` as there.
-        devices: that have kernels.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class Operator:
         shape: Callable,
         plain: Callable,
         indices: Sequence[str] = (),
-        devices: Sequence[str] = ("CPU", "CUDA"),
     ) -> None:
         self.name, self.count, self.first = name, len(operands), operands[0]
         self.axes, self.shape, self.plain = axes, shape, plain
@@ -100,7 +98,7 @@ class Operator:
             f"{', '.join(arguments)}, bool[] needs) -> {_tensors(1 + self.count)}",
         ]
         if not _IN_PACKAGE:
-            self._register(devices)
+            self._register()
 
     def __call__(self, *arguments) -> torch.Tensor:
         """With the operands, edge_index if there is one, constants and width."""
@@ -261,7 +259,7 @@ class Operator:
 
     # What torch is told.
 
-    def _register(self, devices: Sequence[str]) -> None:
+    def _register(self) -> None:
         if hasattr(torch.ops.gaunt, self.name) and library() is None:
             return  # pair_style gaunt, in this process, has kernels; there are none here
         fakes = self._fake_forward, self._fake_backward, self._fake_double_backward
@@ -270,7 +268,7 @@ class Operator:
             # That of pair_style gaunt knows no second derivatives: ours take its place.
             if not hasattr(torch.ops.gaunt, name):
                 _LIBRARY.define(name + self.schemas[number])
-            for device in devices:
+            for device in ("CPU", "CUDA"):
                 _LIBRARY.impl(name, self.kernels[number], device)
             below = functools.partial(self._below_autograd, number)
             differentiable = functools.partial(_differentiable, self, number, below)

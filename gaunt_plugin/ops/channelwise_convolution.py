@@ -106,7 +106,7 @@ class PathConvolution(EdgeSum):
         rows: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         if torch.jit.is_scripting():
-            if self.in_programs and not node_feats.is_cuda:
+            if self.in_programs:
                 return torch.ops.gaunt.channelwise_convolution(
                     node_feats,
                     harmonics,
@@ -149,5 +149,4 @@ PathConvolution.operator = Operator(
     lambda node_feats, width: [node_feats.shape[0], width],
     plain_of(PathConvolution),
     indices=["edge_index", "rows?"],
-    devices=("CPU",),
 )

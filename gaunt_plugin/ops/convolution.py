@@ -41,8 +41,6 @@ class EdgeConvolution(EdgeSum):
         -> ``[nodes, components, channels]``.
     """
 
-    on_gpus = True
-
     def __init__(
         self,
         irreps_in: Tuple[Tuple[int, bool], ...],

@@ -29,9 +29,6 @@ class EdgeSum(Operation):
         ``width`` rows of a larger ``mixing`` that begin there -> ``[nodes, dim_out, ...]``.
     """
 
-    # Whether there is a kernel for GPUs.
-    on_gpus = False
-
     @torch.jit.unused
     def _python(
         self,
@@ -45,13 +42,10 @@ class EdgeSum(Operation):
         edges = edge_index.shape[1]
         behind = rows, self.constants, self.dim_out
         if recording():
-            if self.in_programs and (self.on_gpus or not node_feats.is_cuda):
+            if self.in_programs:
                 edge_index = edge_index.to(torch.int64)
                 return self.operator(node_feats, edge_entries, weights, mixing, edge_index, *behind)
-        # The GPU's kernels have no rows yet.
-        elif (node_feats.is_cpu or (self.on_gpus and rows is None)) and has_kernel(
-            node_feats, edge_entries, weights, mixing, edge_index, rows
-        ):
+        elif has_kernel(node_feats, edge_entries, weights, mixing, edge_index, rows):
             if mixing is not None and rows is None and edges * mixing.shape[1] < STORED:
                 weights, mixing = weights @ mixing, None
             edge_index = edge_index.to(torch.int64)

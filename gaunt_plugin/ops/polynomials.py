@@ -89,9 +89,9 @@ class Polynomials(Operation):
         if recording():
             if self.in_programs and not node_attrs.requires_grad:
                 return self.operator(*arguments)
+        elif has_kernel(*arguments[:3]) and not node_attrs.requires_grad:
+            return self.operator.eagerly(*arguments)
         elif node_feats.is_cpu:
-            if has_kernel(*arguments[:3]) and not node_attrs.requires_grad:
-                return self.operator.eagerly(*arguments)
             rows = max(1, BLOCK // max(1, node_feats.shape[1] * len(self.k)))
             blocks = zip(node_feats.split(rows), node_attrs.split(rows))
             return torch.cat([self.plain(x, weights, attrs) for x, attrs in blocks])

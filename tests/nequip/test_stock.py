@@ -20,7 +20,7 @@ from gaunt_plugin.deploy.program import run_as_written
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 from gaunt_plugin.nequip.stock import StockInteractionBlock
-from gaunt_plugin.ops import PathConvolution
+from gaunt_plugin.ops import PathConvolution, _operator
 
 from .conftest import CONFIGS, SMALL, read_metrics, run_command
 from .test_models import (
@@ -99,6 +99,18 @@ def test_without_built_kernels_there_is_an_error(kernels):
     with pytest.raises(ValueError, match="run gaunt build kernels"):
         modify(model, KERNELS)
     assert sum(isinstance(module, InteractionBlock) for module in model.modules()) == 2
+
+
+def test_kernels_of_a_gpu_are_enough(monkeypatch):
+    """The model is on the CPU while it is modified; there it takes the plain form."""
+    stock = make_model(NequIPGNNModel)
+    of_gpu = _operator.KERNELS["cuda"]._replace(ready=lambda device: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setitem(_operator.KERNELS, "cuda", of_gpu)
+        model = with_kernels(stock)
+    assert sum(isinstance(module, StockInteractionBlock) for module in model.modules()) == 2
+    assert_same(evaluate(model, molecule()), evaluate(stock, molecule()))
 
 
 def test_stock_and_gaunt_layers_together(kernels):

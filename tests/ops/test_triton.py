@@ -4,14 +4,15 @@ Both ways go through the same operators and the same Python; only what runs a ke
 """
 
 import gc
-import os
 
 import pytest
 import torch
 
 from gaunt_plugin.layers import AlignedConvolution
-from gaunt_plugin.ops import EdgeFrames, _operator, cuda, edge_sum
-from gaunt_plugin.ops.cuda import convolution, groups, launch
+from gaunt_plugin.layers.many_body.full import Full
+from gaunt_plugin.ops import EdgeFrames, Polynomials, cuda, edge_sum
+from gaunt_plugin.ops.cuda import channelwise_convolution, edge_sums, groups, launch, polynomials
+from gaunt_plugin.ops.tables import unpack
 
 from ..layers import cases
 from ..tolerances import assert_close
@@ -27,51 +28,9 @@ from .test_operators import (
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-# those of the CPU's kernels alone left out
-CPU_ONLY = ("polynomials", "channelwise_convolution")
-BOTH = [name for name in SAMPLES if "rows" not in name and name.split(",")[0] not in CPU_ONLY]
+# What the two convolutions share is tested for one of them.
+SAMPLES = [name for name in SAMPLES if name != "channelwise_convolution, mixing"]
 KIND = {torch.float64: "program", torch.float32: "program32"}
-
-
-class Way:
-    """A device, the passes that kernels ran on it, and a switch."""
-
-    def __init__(self, name, monkeypatch):
-        self.name, self.calls, self.patch = name, [], monkeypatch
-        self.kernels = _operator.KERNELS["cuda"]._replace(call=self.record)
-        self.switch(True)
-
-    def record(self, name, number, arrays):
-        self.calls.append((name, number))
-        launch.call(name, number, arrays)
-
-    def switch(self, on):
-        ready = cuda.ready if on else lambda device: False
-        self.patch.setitem(_operator.KERNELS, self.name, self.kernels._replace(ready=ready))
-
-    def same(self, run, inputs, kind, compare=passes):
-        """Compare with the plain form; what the kernels gave."""
-        self.switch(True)
-        self.calls.clear()
-        found = compare(run, inputs)
-        assert {number for _, number in self.calls} == {0, 1, 2}
-        self.switch(False)
-        self.calls.clear()
-        assert_same(found, compare(run, inputs), kind)
-        assert not self.calls
-        return found
-
-
-@pytest.fixture(
-    params=[pytest.param("cpu", id="interpreter"), pytest.param("cuda", marks=pytest.mark.gpu)]
-)
-def way(request, monkeypatch, tmp_path):
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if interpreted != (request.param == "cpu"):
-        pytest.skip("Triton compiles for the GPU here" if not interpreted else "no GPU here")
-    monkeypatch.setenv("GAUNT_KERNELS", "1")
-    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
-    return Way(request.param, monkeypatch)
 
 
 def convolution_of(irreps_in, irreps_out, channels, dtype, way, nodes=4):
@@ -123,11 +82,121 @@ def test_mixing(case, dtype, parts, way, monkeypatch):
     """Weights that are a product are made for a part of the edges at a time."""
     layer, (x, attrs, weights), index = convolution_of(*case, dtype, way)
     monkeypatch.setattr(edge_sum, "STORED", 0)
-    monkeypatch.setattr(convolution, "MADE", -(-weights.numel() // parts))
+    monkeypatch.setattr(edge_sums, "MADE", -(-weights.numel() // parts))
     hidden = torch.randn(len(weights), 3, device=way.name, dtype=dtype)
     mixing = torch.randn(3, weights.shape[1], device=way.name, dtype=dtype)
     run = lambda x, attrs, hidden, mixing: layer(x, attrs, hidden, index, mixing)  # noqa: E731
     way.same(run, [x, attrs, hidden, mixing], KIND[dtype])
+
+
+# Features, harmonics and results; channels of each irrep.
+APART = [
+    ("0e", "0e+1o+2e+3o", "0e+1o+2e+3o", [3]),
+    ("0e+1o", "0e+1o", "0e+1o", [33, 2]),
+    ("0e+0o+1o+1e", "0e+1o", "0e+0o+1o+1e", [1, 2, 17, 5]),
+    ("2e+0o", "1o", "1o+2o+1e", [2, 3]),
+]
+
+
+def paths_of(irreps_in, harmonics, irreps_out, channels, dtype, way):
+    """A layer, its floating-point inputs and the edges; nothing arrives at one of the nodes."""
+    irs = irreps_in.split("+")
+    many = "+".join(f"{channels[i % len(channels)]}x{ir}" for i, ir in enumerate(irs))
+    layer = cases.channelwise(many, harmonics, irreps_out)
+    x, attrs, weights, index = cases.arguments(layer, cases.inputs(layer, nodes=4, edges=7))
+    index = index.clone()
+    index[1, index[1] == 2] = 3
+    layer = layer.to(way.name, dtype)
+    return layer, [t.to(way.name, dtype) for t in (x, attrs, weights)], index.to(way.name)
+
+
+@pytest.mark.parametrize(("case", "dtype"), in_both(APART, APART[:2]), ids=str)
+def test_channelwise_convolution(case, dtype, way):
+    layer, inputs, index = paths_of(*case, dtype, way)
+    way.same(lambda *t: layer(*t, index), inputs, KIND[dtype])
+
+
+def test_paths_in_several_kernels(way, monkeypatch):
+    monkeypatch.setattr(channelwise_convolution, "SUMMED", 4)
+    monkeypatch.setattr(edge_sums, "FEW", 6)
+    channelwise_convolution.layer_of.cache_clear()
+    layer, inputs, index = paths_of("0e+1o", "0e+1o+2e", "0e+1o", [3, 2], torch.float64, way)
+    way.same(lambda *t: layer(*t, index), inputs, "program")
+    channelwise_convolution.layer_of.cache_clear()
+
+
+ROWS = {
+    "scalars": lambda *a: convolution_of("0e", "0e+1o", 5, *a),
+    "parities": lambda *a: convolution_of("0e+1o+1e", "0e+1o+1e", 2, *a),
+    "apart": lambda *a: paths_of("0e+1o", "0e+1o", "0e+1o", [3, 2], *a),
+}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(("name", "factors"), [("scalars", 4), ("parities", 2), ("apart", 1)])
+def test_rows_of_a_table(name, factors, trained, way, monkeypatch):
+    """The weights of an edge are a few factors times rows of a table, trained or not."""
+    layer, (x, attrs, weights), index = ROWS[name](torch.float64, way)
+    monkeypatch.setattr(edge_sums, "MADE", 4 * weights.shape[1])
+    rows = torch.randint(0, 9 - factors, (len(weights),), device=way.name)
+    hidden = torch.randn(len(weights), factors, device=way.name)
+    table = torch.randn(8, weights.shape[1], device=way.name)
+    if trained:
+        run = lambda x, attrs, hidden, t: layer(x, attrs, hidden, index, t, rows)  # noqa: E731
+        way.same(run, [x, attrs, hidden, table], "program")
+    else:
+        run = lambda *t: layer(*t, index, table, rows)  # noqa: E731
+        way.same(run, [x, attrs, hidden], "program")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device would be lost for other tests")
+@pytest.mark.parametrize("change", [-1, 1])
+def test_rows_out_of_range(change, way):
+    x, D, w, mixing, index, rows, *rest = moved(samples()["convolution, rows"], way)
+    with pytest.raises(RuntimeError, match="rows has an index out of range for 5 of 8 rows"):
+        torch.ops.gaunt.convolution(x, D, w, mixing, index, rows + change, *rest)
+
+
+# irreps, correlation, channels, nodes
+POLYNOMIALS = {
+    "order 3": ("0e+1o", "0e+1o", 3, 5, 2),
+    "gaps": ("1o", "0e+2e", 2, 33, 3),
+    "order 1": ("0e+1o", "1o", 1, 2, 2),
+    "one channel": ("0e+2e", "0e", 2, 1, 5),
+    "no nodes": ("0e+1o", "0e", 2, 3, 0),
+    "40 channels": ("0e+1o", "1o", 2, 40, 2),
+}
+
+
+@pytest.mark.parametrize(("name", "dtype"), in_both(POLYNOMIALS, ["gaps", "one channel"]), ids=str)
+def test_polynomials(name, dtype, way):
+    layer, x, weights, attrs = cubic(name, dtype, way)
+    way.same(lambda *t: layer(*t, attrs), [x, weights], KIND[dtype])
+
+
+def cubic(name, dtype, way):
+    """The operation and its arguments; nodes are mixtures of two elements."""
+    irreps_in, irreps_out, correlation, channels, nodes = POLYNOMIALS[name]
+    functions = [
+        [(int(ir[:-1]), False) for ir in irreps.split("+")] for irreps in (irreps_in, irreps_out)
+    ]
+    full = Full(*functions, channels, 2, max(2, correlation))
+    full.complete(*functions, channels, correlation)
+    layer = full.polynomials.to(way.name, dtype)
+    terms = Polynomials.arguments(*unpack(layer.constants))[2]
+    x = torch.randn(nodes, channels, sum(2 * l + 1 for l, _ in functions[0]))
+    arguments = x, torch.randn(2, channels, terms), torch.rand(nodes, 2)
+    return layer, *(t.to(way.name, dtype) for t in arguments)
+
+
+def test_weights_and_nodes_in_several_parts(way, monkeypatch):
+    monkeypatch.setattr(polynomials, "ROWS", (20, 10, 5))
+    monkeypatch.setattr(polynomials, "MADE", 1)
+    layer, x, weights, attrs = cubic("order 3", torch.float64, way)
+    polynomials.layer_of.cache_clear()
+    assert len(polynomials.layer_of(*map(tuple, unpack(layer.constants))).parts(2)) > 2
+    way.same(lambda *t: layer(*t, attrs), [x, weights], "program")
+    polynomials.layer_of.cache_clear()
 
 
 FRAMES = [(0, 0), (1, 0), (1, 1), (2, 1), (3, 2), (3, 3)]
@@ -167,10 +236,13 @@ def test_powers_of_any_number_of_channels(channels, weighted, way):
 
 
 @pytest.mark.parametrize(("nodes", "edges"), [(0, 0), (1, 0), (3, 0), (1, 2)])
-@pytest.mark.parametrize("mixed", [True, False])
-def test_few_nodes_and_edges(nodes, edges, mixed, way, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "mixed"), [("aligned", True), ("aligned", False), ("channelwise small", True)]
+)
+def test_few_nodes_and_edges(name, nodes, edges, mixed, way, monkeypatch):
     monkeypatch.setattr(edge_sum, "STORED", 0)
-    layer = cases.BUILD["aligned"]().to(way.name)
+    build = cases.BUILD | {"channelwise small": lambda: cases.channelwise("2x0e+1x1o", "1o", "1o")}
+    layer = build[name]().to(way.name)
     inputs = cases.inputs(layer, nodes=max(nodes, 1), edges=edges)
     x, attrs, weights, index = (t.to(way.name) for t in cases.arguments(layer, inputs))
     factors = [weights]
@@ -194,30 +266,34 @@ def test_third_derivatives(name, way):
     way.same(lambda *t: layer(*t, *rest), inputs, "program", derivatives)
 
 
-def of_40_channels(way):
-    layer, inputs, index = convolution_of("0e+1o", "0e+1o", 40, torch.float32, way)
+def of_40_channels(name, way):
+    """All passes of a layer."""
+    if name == "frame":
+        layer, inputs, index = convolution_of("0e+1o", "0e+1o", 40, torch.float32, way)
+    elif name == "apart":
+        irreps = "0e+1o", "0e+1o", "0e+1o"
+        layer, inputs, index = paths_of(*irreps, [40], torch.float32, way)
+    else:
+        layer, *inputs, index = cubic("40 channels", torch.float32, way)  # behind: node_attrs
 
-    def convolve(*inputs):
+    def run(*inputs):
         return layer(*inputs, index)
 
-    return lambda: passes(convolve, inputs)
+    return lambda: passes(run, inputs)
 
 
-def test_the_same_numbers_again(way):
-    run = of_40_channels(way)
-    assert_same(run(), run(), "exact")
-
-
-def test_the_launch_does_not_matter(way, monkeypatch):
-    run = of_40_channels(way)
+@pytest.mark.parametrize("name", ["frame", "apart", "cubic"])
+def test_the_launch_does_not_matter(name, way, monkeypatch):
+    run = of_40_channels(name, way)
     expected = run()
+    assert_same(run(), expected, "exact")
     for lanes in ((32, 1), (128, 4)):
         monkeypatch.setattr(launch, "lanes", lambda channels, lanes=lanes: lanes)
         assert_same(run(), expected, "exact")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["aligned", "power", "frames"])
+@pytest.mark.parametrize("name", ["aligned", "channelwise", "power", "full", "frames"])
 def test_short_numbers_have_long_sums(name, dtype, way):
     """As good as the plain form in float32, with rounded inputs and results."""
     if name == "frames":
@@ -296,7 +372,7 @@ def moved(arguments, way):
 
 
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_are_registered_as_torch_wants_them(name, number, way):
     operator, arguments = three_operators(name)[number]
     arguments = moved(arguments, way)
@@ -304,15 +380,19 @@ def test_are_registered_as_torch_wants_them(name, number, way):
     torch.library.opcheck(operator, arguments, test_utils=utils)
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_only_what_is_needed(name, way):
-    """Each gradient alone is the same as with all others."""
+    """Each gradient alone is the same as with all others.
+
+    To rounding where a table is read by other kernels if it has no gradient.
+    """
+    kind = "program" if "rows" in name else "exact"
     for operator, arguments in three_operators(name)[1:]:
-        assert_only_what_is_needed(operator, moved(arguments, way))
+        assert_only_what_is_needed(operator, moved(arguments, way), kind)
 
 
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_wrong_calls_name_the_operand(name, number, way):
     """Before any kernel starts. What happens to fit (as many edges, nodes) is computed."""
     operator, arguments = three_operators(name)[number]
@@ -324,6 +404,8 @@ def test_wrong_calls_name_the_operand(name, number, way):
             for change, other in wrong(argument).items():
                 if names[k] == "node_feats" and "edge_index" in names and "axis 0" in change:
                     continue  # fewer nodes: test_edges_out_of_range
+                if (names[k], change) == ("mixing", "axis 0 short") and "rows" in name:
+                    continue  # fewer rows: test_rows_out_of_range
                 try:
                     operator(*arguments[:k], other, *arguments[k + 1 :])
                 except ValueError as error:
@@ -333,8 +415,29 @@ def test_wrong_calls_name_the_operand(name, number, way):
                     silent.append(f"{names[k]}: {change}")
     # Sizes that are free where nothing else has them.
     free = {"edge_frames": "directions: ", "powers, no weights_in": "weights_out: axis 1"}
+    if "rows" in name:
+        free[name] = "node_feats: axis 0 long", "weights: axis 1", "mixing: axis 0 long"
     free = free.get(name, "node_feats: axis 0 long")
     assert [s for s in silent if not s.startswith(free)] == []
+
+
+@pytest.mark.parametrize("name", ["channelwise_convolution", "polynomials"])
+def test_wrong_constants(name, way):
+    """Kernels are made for constants of a layer alone, and read nothing outside of the arrays."""
+    generator = torch.Generator().manual_seed(0)
+    *rest, constants, width = moved(samples()[name], way)
+    given = constants.tolist()
+    refused = 0
+    for place in range(1, 1 + given[0]):
+        for _ in range(2):
+            other = list(given)
+            other[place] = torch.randint(-3, 70, (1,), generator=generator).item()
+            try:
+                getattr(torch.ops.gaunt, name)(*rest, constants.new_tensor(other), width)
+            except ValueError as error:
+                assert f"gaunt::{name}" in str(error)  # noqa: PT017
+                refused += 1
+    assert refused > given[0] / 2
 
 
 def test_switched_off(way, monkeypatch):
@@ -349,11 +452,3 @@ def test_status_names_triton(way):
     import triton
 
     assert cuda.status() == f"GPU kernels: triton {triton.__version__}"
-
-
-def test_what_only_the_cpu_has_is_refused(way):
-    """On a GPU layers take the plain form."""
-    with pytest.raises(ValueError, match="rows of a table"):
-        torch.ops.gaunt.convolution(*moved(samples()["convolution, rows"], way))
-    with pytest.raises(ValueError, match="gaunt::polynomials has no kernel for GPUs"):
-        torch.ops.gaunt.polynomials(*moved(samples()["polynomials"], way))

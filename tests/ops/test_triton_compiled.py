@@ -26,7 +26,12 @@ for row in found:
     assert row.registers <= old.registers + 24, (row, old)
     assert old.shared is None or row.shared <= old.shared, (row, old)
 """
-LAYERS = ["MACE 256x, convolution (2 → 3)", "MACE 256x, product power, ν = 3 (3 → 2)"]
+LAYERS = [
+    "MACE 256x, convolution (2 → 3)",
+    "MACE 256x, product power, ν = 3 (3 → 2)",
+    "MACE 256x, product full, ν = 3 (1 → 1)",
+    "NequIP 64x, stock paths, l ≤ 1",
+]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

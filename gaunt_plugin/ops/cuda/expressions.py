@@ -146,6 +146,8 @@ def gradient(
 
 def tangent(outputs: Sequence[Value], directions: dict[Value, Value]) -> list[Value]:
     """Derivatives of the outputs along a direction, given per input; 0 for all others."""
+    if not outputs:
+        return []
     zero = outputs[0].owner.constant(0)
     along: dict[Value, Value] = {}
     for value in _in_order(outputs):

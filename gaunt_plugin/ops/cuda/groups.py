@@ -33,6 +33,12 @@ def _check(edge_index: torch.Tensor, nodes: int) -> None:
     torch._assert_async(good, f"edge_index has an index out of range for {nodes} nodes")
 
 
+def _check_rows(rows: torch.Tensor, width: int, height: int) -> None:
+    good = (rows >= 0).logical_and_(rows <= height - width).all()
+    torch._assert_async(good, f"rows has an index out of range for {width} of {height} rows")
+
+
+_rows_checked = PerTensor(_check_rows)
 _groups, _checked = PerTensor(_sorted), PerTensor(_check)
 
 
@@ -48,3 +54,9 @@ def groups(edge_index: torch.Tensor, row: int, nodes: int, rows: int) -> Groups:
         return _sorted(*arguments)
     _checked(edge_index, nodes)
     return _groups(*arguments)
+
+
+def check_rows(rows: torch.Tensor, width: int, height: int) -> None:
+    """Whether an edge's rows of a table are there; not while a CUDA graph is captured."""
+    if not (rows.is_cuda and torch.cuda.is_current_stream_capturing()):
+        _rows_checked(rows, width, height)

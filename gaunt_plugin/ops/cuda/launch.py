@@ -15,7 +15,7 @@ from gaunt_plugin.ops.tables import unpack
 FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
 # Sums are in float32 for the shorter ones.
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_OPERATORS = ("convolution", "edge_frames", "powers")
+_OPERATORS = ("channelwise_convolution", "convolution", "edge_frames", "polynomials", "powers")
 
 
 def call(name: str, number: int, arrays: Sequence[torch.Tensor | None]) -> None:
@@ -85,9 +85,9 @@ class Arguments:
         """The next array, of these sizes (None: any), contiguous."""
         return self._next(name, sizes, dtype or self.dtype).contiguous().resolve_neg()
 
-    def take_optional(self, name: str, sizes) -> torch.Tensor | None:
+    def take_optional(self, name: str, sizes, dtype=None) -> torch.Tensor | None:
         if self.peek() is not None:
-            return self.take(name, sizes)
+            return self.take(name, sizes, dtype)
         del self.left[0]
         return None
 
@@ -162,7 +162,8 @@ class PerTensor:
 def _parsed(constants: torch.Tensor, parse: Callable):
     if constants.dtype == torch.int64 and constants.dim() == 1 and len(constants):
         numbers, values = unpack(constants)
-        with contextlib.suppress(IndexError, KeyError, StopIteration, TypeError, ValueError):
+        wrong = IndexError, KeyError, RuntimeError, StopIteration, TypeError, ValueError
+        with contextlib.suppress(*wrong):
             return parse(tuple(numbers), tuple(values))
     raise ValueError("constants are not those of a layer of this operator")
 

@@ -22,7 +22,7 @@ KEPT = 160
 _KERNEL = """
 
 @triton.jit
-def {name}({pointers}, table, C, REAL: tl.constexpr, BLOCK: tl.constexpr):
+def {name}({pointers}, table, C: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     node = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = c < C
@@ -368,7 +368,7 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
             *arrays[:first],
             *results,
             table,
-            channels,
+            C=channels,
             REAL=launch.real(x),
             BLOCK=lanes,
             num_warps=warps,
