@@ -38,6 +38,24 @@ def test_a_file_that_is_missing(command):
     assert f"there is no file {command[-1]}" in fails(*command)
 
 
+def test_pip_without_a_network(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    environment = importlib.import_module("environment")
+
+    def pip(command, show, env=None):
+        show("WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnection'\n")
+        show("ERROR: No matching distribution found for hatchling\n")
+        return 1
+
+    monkeypatch.setattr(environment, "stream", pip)
+    monkeypatch.setattr(environment, "_works", lambda python, statement: True)
+    monkeypatch.setattr(environment, "_fingerprint", lambda *of: "")
+    with pytest.raises(SystemExit, match="doesn't reach its package index") as error:
+        environment.ensure(tmp_path, "mace")
+    assert "install.log" in str(error.value)
+    assert "hatchling" in capsys.readouterr().out
+
+
 def test_the_quickstart_writes_what_the_lammps_inputs_read(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     quickstart = importlib.import_module("quickstart")
