@@ -3,9 +3,6 @@
 ``python tests/run.py --docs`` builds it, in MACE's environment.
 """
 
-import re
-from pathlib import Path
-
 import mace  # noqa: F401 (before e3nn: MACE prepares its import)
 
 from sphinx.ext.autodoc.mock import mock
@@ -34,17 +31,3 @@ html_theme = "furo"
 html_title = "gaunt_plugin"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
-
-
-def leave_out_missing_pages(app, docname: str, source: list[str]) -> None:
-    """The table of contents may name pages that are not written yet."""
-    pages = {path.stem for path in Path(app.srcdir).glob("*.md")}
-    if docname == "index":
-        lines = source[0].splitlines()
-        kept = [line for line in lines if not re.fullmatch(r"[\w-]+", line) or line in pages]
-        source[0] = "\n".join(kept)
-
-
-def setup(app) -> None:
-    """What Sphinx calls first."""
-    app.connect("source-read", leave_out_missing_pages)

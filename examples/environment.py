@@ -65,8 +65,12 @@ def ensure(
 
         code = stream(command, show)
     if code != 0:
-        print("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-20:]))
-        sys.exit(f"installing the package failed; {log} has the whole log")
+        text = log.read_text(encoding="utf-8")
+        print("".join(text.splitlines(keepends=True)[-20:]))
+        # pip's last lines only say that it found no release.
+        offline = "connection broken" in text
+        reason = ": pip doesn't reach its package index (network, proxy?)" if offline else ""
+        sys.exit(f"installing the package failed{reason}; {_short(log)} has the whole log")
     stamp.write_text(wanted)
     print(f"Installed in {time.monotonic() - start:.0f} s", flush=True)
     return inside

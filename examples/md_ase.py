@@ -14,11 +14,17 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from ase import units
-from ase.io import read
-from ase.md.velocitydistribution import Stationary, ZeroRotation
-from ase.md.verlet import VelocityVerlet
+try:
+    import numpy as np
+    from ase import units
+    from ase.io import read
+    from ase.md.velocitydistribution import Stationary, ZeroRotation
+    from ase.md.verlet import VelocityVerlet
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"{sys.executable} has no {error.name}. After examples/quickstart.py this command runs as\n"
+        f".venv-mace/bin/python {' '.join(sys.argv)}"
+    )
 
 SAMPLE = Path(__file__).parent / "3bpa_sample" / "test_300K.xyz"
 
@@ -58,6 +64,8 @@ def main() -> int:
         "--tolerance", type=float, default=5.0, help="largest drift that is no failure, meV/atom"
     )
     args = parser.parse_args()
+    if Path(args.model).suffix and not Path(args.model).exists():
+        parser.error(f"there is no file {args.model}")
 
     calculator = make_calculator(args.model, args.device, args.dtype)
     atoms = read(args.start, 0)

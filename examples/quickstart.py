@@ -4,9 +4,9 @@
     python examples/quickstart.py --host nequip
 
 needs Python 3.10 or newer and pip. It creates the environment ``.venv-mace`` or ``.venv-nequip``,
-trains on the sample in ``examples/3bpa_sample``, runs molecular dynamics and exports to files that
-need no Python code; what it makes lies in ``runs/quickstart`` or ``runs/nequip/quickstart``. When
-interrupted, the same command goes on where it stopped.
+trains on the sample in ``examples/3bpa_sample``, exports the model to the file for ASE and LAMMPS
+and runs molecular dynamics with it; what it makes lies in ``runs/quickstart`` or
+``runs/nequip/quickstart``. When interrupted, the same command goes on where it stopped.
 """
 
 import argparse
@@ -19,9 +19,12 @@ from pathlib import Path
 import environment
 
 ROOT = environment.ROOT
-# Per host: the model that the training leaves, and what exports it.
+# Per host: the model that the training leaves, and the file that is exported from it.
 MODELS = {"mace": "runs/quickstart/quickstart.model", "nequip": "runs/nequip/quickstart/best.ckpt"}
-EXPORTS = {"mace": "export_torchscript.py", "nequip": "export_nequip.py"}
+EXPORTED = {
+    "mace": "runs/quickstart/quickstart.pt",
+    "nequip": "runs/nequip/quickstart/quickstart.pt",
+}
 RUN = ROOT / "runs" / "nequip" / "quickstart"
 
 
@@ -44,19 +47,20 @@ def main() -> None:
         environment.stream([str(python.with_name("gaunt")), "info"], print_line)
     else:
         venv = args.venv or ROOT / f".venv-{args.host}"
-        python = environment.ensure(venv.absolute(), args.host, args.python)
+        python = environment.ensure(venv.absolute(), f"{args.host},ase", args.python)
         # Training without them is slower, no more.
         environment.stream([str(python.with_name("gaunt")), "build", "kernels"], print_line)
 
     train = train_mace if args.host == "mace" else train_nequip
     table = train(python, train_args)
-    model = MODELS[args.host]
-    stage("3/4 molecular dynamics", [str(python), "examples/md_ase.py", model])
-    stage("4/4 export", [str(python), f"examples/{EXPORTS[args.host]}", model])
+    model, exported = MODELS[args.host], EXPORTED[args.host]
+    stage("3/4 export", [str(python.with_name("gaunt")), "export", model, exported])
+    stage("4/4 molecular dynamics", [str(python), "examples/md_ase.py", exported])
 
     print("== Errors of the model")
     print(table.rstrip())
-    print(f"== Done in {time.monotonic() - start:.0f} s; the model is {model}")
+    print(f"== Done in {time.monotonic() - start:.0f} s; the model is {model},")
+    print(f"   for ASE and LAMMPS {exported}; the programs are in {python.parent}")
 
 
 def train_mace(python: Path, arguments: list[str]) -> str:

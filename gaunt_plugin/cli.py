@@ -98,12 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _export(args: argparse.Namespace) -> None:
     from gaunt_plugin.deploy.export import export
-    from gaunt_plugin.pretrained import NAMES, weights
+    from gaunt_plugin.pretrained import weights
 
-    known = str(args.model) in NAMES and not args.model.exists()
+    named = not (args.model.exists() or args.model.suffix)
     print(f"Exporting {args.model}, which takes some seconds", flush=True)
     about = export(
-        weights(str(args.model)) if known else args.model,
+        weights(str(args.model)) if named else args.model,
         args.output,
         head=args.head,
         dtype=args.dtype,

@@ -27,7 +27,7 @@ def weights(name: str) -> Path:
         ValueError: there is no model of this name.
     """
     if name not in NAMES:
-        raise ValueError(f"there is no model {name!r}; possible: {', '.join(NAMES)}")
+        raise ValueError(f"there is no file or model {name!r}; models by name: {', '.join(NAMES)}")
     return _FOLDER / f"{name}.weights"
 
 
@@ -58,4 +58,5 @@ def exported(name: str, report=print) -> Path:
 def resolve(model: str | Path) -> Path:
     """The exported file that is meant: a path, or else the name of a model."""
     path = Path(model)
-    return exported(str(model)) if str(model) in NAMES and not path.exists() else path
+    # Files have suffixes, so one without that isn't there is a misspelt name.
+    return path if path.exists() or path.suffix else exported(str(model))

@@ -87,11 +87,13 @@ def test_without_mace():
         GauntCalculator("3bpa-small")
 
 
-def test_other_names(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no model '4bpa'; possible: 3bpa-small"):
-        pretrained.weights("4bpa")
-    with pytest.raises(ModelFileError, match="there is no file"):
+def test_other_names(tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="no file or model '4bpa'; models by name: 3bpa-small"):
         GauntCalculator("4bpa")
+    assert cli.main(["export", "4bpa", "model.pt"]) == 1
+    assert "models by name: 3bpa-small" in capsys.readouterr().err
+    with pytest.raises(ModelFileError, match="there is no file"):
+        GauntCalculator("4bpa.pt")
     monkeypatch.chdir(tmp_path)
     Path("3bpa-small").touch()  # a file of that name goes first
     with pytest.raises(ModelFileError, match="no TorchScript file"):

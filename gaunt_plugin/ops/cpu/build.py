@@ -143,7 +143,7 @@ def status() -> str:
     if switched_off():
         return "CPU kernels: switched off by GAUNT_KERNELS=0"
     if library() is None:
-        return f"CPU kernels: not built, {wheel.why_not()} (gaunt build kernels)"
+        return f"CPU kernels: not built, {wheel.why_not()}; to compile them: gaunt build kernels"
     target = in_use()
     origin = "of the wheel" if wheel.holds(target) else "built here"
     return f"CPU kernels: {origin}, {target}"

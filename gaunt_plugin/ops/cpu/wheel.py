@@ -114,7 +114,7 @@ def why_not() -> str:
         first, *_ = reason.read_text(encoding="utf-8").splitlines()
         return f"this package was installed without them, {first}"
     if not any(FOLDER.glob("kernels-*")):
-        return "they come with wheels only"
+        return "a source tree has none"
     return "those of the wheel are for other processors"
 
 
