@@ -26,11 +26,13 @@ class GauntModel:
         kwargs: as in the stock model. Interaction classes may be stock or Gaunt ones.
 
     Raises:
-        ValueError: no GauntConfig (a conversion to another backend), unknown options, or irreps
-            that Gaunt blocks or MACE's last layer can't hold.
+        ValueError: no GauntConfig (a conversion to another backend, or from one), unknown options,
+            or irreps that Gaunt blocks or MACE's last layer can't hold.
     """
 
-    def __init__(self, *, cueq_config: GauntConfig, oeq_config=None, **kwargs) -> None:
+    def __init__(
+        self, *, cueq_config: GauntConfig | None = None, oeq_config=None, **kwargs
+    ) -> None:
         if not isinstance(cueq_config, GauntConfig) or oeq_config is not None:
             raise ValueError(
                 "Gaunt layers have no cuEquivariance or OpenEquivariance version: leave out "

@@ -19,6 +19,8 @@ else:
 
 from gaunt_plugin.deploy.program import run_as_written
 
+from ..once import once
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
@@ -29,13 +31,12 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(models, tmp_path_factory):
     """Exported files by name and dtype, written when first asked for."""
-    folder = tmp_path_factory.mktemp("exported")
 
     def get(name: str, dtype: str = "float64", radial: str = "exact") -> Path:
-        path = folder / f"{name}-{dtype}-{radial}.pt"
-        if not path.exists():
-            host.write(models[name], path, dtype, radial)
-        return path
+        def export(folder: Path) -> None:
+            host.write(models[name], folder / "model.pt", dtype, radial)
+
+        return once(tmp_path_factory, f"{name}-{dtype}-{radial}", export) / "model.pt"
 
     return get
 

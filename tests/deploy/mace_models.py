@@ -15,8 +15,9 @@ from gaunt_plugin.mace.config import GauntConfig
 from gaunt_plugin.mace.models import ScaleShiftMACE
 
 CUTOFF = 3.0
-# All models whose radial functions can be tabulated: of one kind of edge, and of all.
+RANKS = (1, 2, 4)  # on which LAMMPS is compared with ASE
 STOCK_KERNELS = False  # of what `export` makes of a stock model
+# All models whose radial functions can be tabulated: of one kind of edge, and of all.
 TABULATED = ("one_layer", "aligned", "transform", "channelwise")
 DENSITY = {"block": "GauntDensityInteractionBlock"}
 BLOCKS = {**modules.interaction_classes, **INTERACTIONS}

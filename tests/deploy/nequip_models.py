@@ -12,8 +12,9 @@ from gaunt_plugin.deploy.export import export
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
 CUTOFF = 3.0
-# All models whose radial functions can be tabulated; the first has cutoffs of its own per pair.
+RANKS = (1, 2)  # on which LAMMPS is compared with ASE; 4 are for MACE's
 STOCK_KERNELS = True  # of what `export` makes of a stock model
+# All models whose radial functions can be tabulated; the first has cutoffs of its own per pair.
 TABULATED = ("gaunt", "three_layers", "one_layer", "stock")
 SYMBOLS = ["H", "C", "O"]
 OPTIONS = {

@@ -1,4 +1,4 @@
-"""pair_style gaunt against the host's own ASE calculator, on 1, 2 and 4 ranks.
+"""pair_style gaunt against the host's own ASE calculator, on several numbers of ranks.
 
 With compiled kernels where the model has any, and once without.
 """
@@ -8,11 +8,11 @@ import pytest
 from ase import units
 from ase.md.verlet import VelocityVerlet
 
+from ..deploy.conftest import host
 from ..deploy.structures import STRUCTURES, molecule, small_cell, triclinic
 from .simulation import Case, simulate, virial_of
 
 ENERGY, FORCE, VIRIAL = 1e-8, 1e-10, 1e-8  # eV, eV/Å, relative
-RANKS = (1, 2, 4)
 STEPS = 20
 # Every structure with the Gaunt model, other models where they are most likely to differ.
 MOVING = (molecule, small_cell, triclinic)
@@ -28,7 +28,7 @@ def results(lammps, plain_lammps, exported):
         # Atoms change ranks and ghosts while they move, not only when LAMMPS finds it time to.
         case.before = "neigh_modify every 5 delay 0 check no\ntimestep 0.0005\nfix 1 all nve"
         case.after = f"run {STEPS}"
-    runs = {ranks: simulate(lammps, cases, ranks) for ranks in RANKS}
+    runs = {ranks: simulate(lammps, cases, ranks) for ranks in host.RANKS}
     return runs | {"plain": simulate(plain_lammps, cases)}
 
 

@@ -1,5 +1,6 @@
 """What people do with a pair style: other ensembles, units, mappings, hybrids, restarts."""
 
+import ast
 import os
 import shlex
 
@@ -164,8 +165,8 @@ print "RESULT $(pe:%.17g) $(fx[1]:%.17g)"
     assert float(lines[2][2]) == pytest.approx(atoms.get_forces()[0, 0] / kcal, rel=1e-6)
 
 
-@pytest.mark.parametrize("ours", ["", "kernels.build(report=len)\n"], ids=["plain", "kernels"])
-def test_lammps_from_python(ours, cache, exported, python, tmp_path, calculator):
+@pytest.mark.parametrize("built", [False, True], ids=["plain", "kernels"])
+def test_lammps_from_python(built, built_kernels, cache, exported, python, tmp_path, calculator):
     """The library interface, in a process that holds Python's torch and operators as well."""
     atoms = small_cell()
     write_data(tmp_path / "data.lammps", atoms)
@@ -180,9 +181,9 @@ lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
 lmp.file("in.lammps")
 print(repr(lmp.get_thermo("pe")))
 assert not hasattr(torch.ops.gaunt, "edge_frames_backward")
-os.environ["GAUNT_PLUGIN_CACHE"] = sys.argv[1]
-from gaunt_plugin.ops.cpu import build as kernels
-OURS
+os.environ["GAUNT_PLUGIN_CACHE"] = sys.argv[2]
+from gaunt_plugin.ops.cpu import build
+print(build.library() is not None)
 from gaunt_plugin.ops import EdgeFrames
 torch.set_default_dtype(torch.float64)
 frames, n = EdgeFrames(2, 2), torch.rand(5, 3, requires_grad=True)
@@ -195,9 +196,11 @@ for form in (frames, frames.plain):
 lmp.command("run 0")
 print(repr(lmp.get_thermo("pe")))
 lmp.close()
-""".replace("OURS\n", ours)
-    done = python(code, tmp_path, GAUNT_PLUGIN_CACHE=str(cache), GAUNT_KERNELS="1")
-    energy, *derivatives, again = (float(line) for line in done.stdout.splitlines()[-4:])
+"""
+    kernels = built_kernels if built else tmp_path
+    done = python(code, tmp_path, kernels, GAUNT_PLUGIN_CACHE=str(cache), GAUNT_KERNELS="1")
+    energy, found, *derivatives, again = map(ast.literal_eval, done.stdout.splitlines()[-5:])
+    assert found == built
     assert derivatives[0] == pytest.approx(derivatives[1], rel=1e-10)
     atoms.calc = calculator("gaunt")
     for value in (energy, again):

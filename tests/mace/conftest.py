@@ -6,6 +6,7 @@ console script.
 
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import yaml
 
 from ..forks import Forks
+from ..once import once
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "3bpa_sample"
 E0S = "{1: -10.707211, 6: -48.798080, 7: -70.908087, 8: -102.521807}"
@@ -46,16 +48,21 @@ SETTINGS = {
 PRELOAD = ["mace.cli.run_train", "mace.cli.eval_configs", "mace.cli.create_lammps_model"]
 
 
+def write_data(folder: Path) -> None:
+    """Write training files of six and two frames, and two more for testing."""
+    frames = ase.io.read(SAMPLE / "train_300K.xyz", ":10")
+    for file, part in [("train", frames[:6]), ("valid", frames[6:8]), ("test", frames[8:])]:
+        ase.io.write(folder / f"{file}.xyz", part)
+
+
 class Workshop(Forks):
     """Runs MACE's commands in folders of their own."""
 
     def folder(self, name: str) -> Path:
-        """A folder with training files of six and two frames, and two more for testing."""
+        """A folder with data."""
         path = self.root / name
         path.mkdir()
-        frames = ase.io.read(SAMPLE / "train_300K.xyz", ":10")
-        for file, part in [("train", frames[:6]), ("valid", frames[6:8]), ("test", frames[8:])]:
-            ase.io.write(path / f"{file}.xyz", part)
+        write_data(path)
         return path
 
     def settings(self, folder: Path, **changes) -> str:
@@ -93,12 +100,16 @@ def workshop(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def single(workshop):
-    """Folder of a trained model with one head, run.model."""
-    folder = workshop.folder("single")
-    config = workshop.settings(folder, plugin="gaunt", max_num_epochs=4, batch_size=1)
-    real_training(folder, config)
-    return folder
+def single(workshop, tmp_path_factory):
+    """Folder of a trained model with one head, run.model; a copy for each worker."""
+
+    def train(folder: Path) -> None:
+        write_data(folder)
+        config = workshop.settings(folder, plugin="gaunt", max_num_epochs=4, batch_size=1)
+        real_training(folder, config)
+
+    made = once(tmp_path_factory, "single", train)
+    return shutil.copytree(made, workshop.root / "single")
 
 
 @pytest.fixture(scope="session")

@@ -456,11 +456,33 @@ def test_options_per_layer(workshop, request, in_file, on_command_line):
         assert f"Gaunt {name}: {', '.join(map(str, (entries * 2)[:2]))}\n" in output
 
 
-@pytest.mark.parametrize("module", ["mace.cli.create_lammps_model", "mace.cli.eval_configs"])
-def test_conversion_to_another_backend_is_refused(workshop, single, module):
-    if module.endswith("eval_configs"):
-        args = ["--enable_cueq", "--configs", "test.xyz", "--output", "x.xyz", "--model"]
-    else:
-        args = ["--format", "mliap"]
-    output = workshop.run(single, module, *args, "run.model", fails=True)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mace.cli.create_lammps_model", "--format", "mliap"),
+        ("mace.cli.eval_configs", "--enable_cueq", "--configs=test.xyz", "--output=x", "--model"),
+        ("mace.cli.convert_e3nn_cueq",),
+        ("mace.cli.convert_cueq_e3nn",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_conversion_to_another_backend_is_refused(workshop, single, arguments):
+    output = workshop.run(single, *arguments, "run.model", fails=True)
     assert "Gaunt layers have no cuEquivariance" in output
+
+
+def test_active_learning(workshop, single, load):
+    """MD of MACE's own command, by a committee of two."""
+    folder = workshop.folder("active_learning")
+    model = load(single / "run.model")
+    for name in ("one", "two"):
+        torch.save(model, folder / f"{name}.model")
+        with torch.no_grad():
+            next(model.readouts[0].parameters()).mul_(1.1)
+    options = ["--config=test.xyz", "--model=*.model", "--output=md.xyz", "--device=cpu"]
+    options += ["--nsteps=2", "--nsave=1", "--error_threshold=1000"]
+    workshop.run(folder, "mace.cli.active_learning_md", *options)
+    frames = ase.io.read(folder / "md.xyz", ":")
+    assert len(frames) == 3
+    assert all(atoms.info["mlff_energy_var"] > 0 for atoms in frames)
+    assert not np.array_equal(frames[2].positions, frames[0].positions)

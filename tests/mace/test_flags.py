@@ -1,6 +1,7 @@
 """Trainings with the flags of ``mace_run_train`` that meet our blocks; docs/mace.md lists them."""
 
 import ast
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -321,6 +322,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "mace.md").read_text(encoding="utf-8")
 
 
+def tests_of(path):
+    """The names of a file's tests."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
 def test_the_page_names_every_flag():
     """A new flag of MACE must be tried and find its place there."""
     actions = build_default_arg_parser()._actions
@@ -333,21 +340,33 @@ def test_the_page_names_every_flag():
 
 
 def test_flags_that_meet_the_blocks_are_tried():
-    """Each stands in a test of this folder or in a configuration, which the tests run."""
-    tried = [*Path(__file__).parent.glob("*.py"), *(ROOT / "configs" / "mace").glob("*.yaml")]
-    words = set(re.findall(r"\w+", " ".join(file.read_text(encoding="utf-8") for file in tried)))
+    """Each stands in the file of a test that is named for it, or in a configuration."""
+    folder = Path(__file__).parent
+    configs = (ROOT / "configs" / "mace").glob("*.yaml")
+    shared = [folder / "conftest.py", folder / "building.py", *configs]
+    files = {test: path for path in folder.glob("test_*.py") for test in tests_of(path)}
     table = PAGE.split("## Flags that meet the blocks")[1].split("## Commands")[0]
-    flags = set(re.findall(r"(?<![\w-])--(\w+)", table))
-    assert len(flags) > 60
-    # Two are for several GPUs in MACE; test_weights_of_a_distributed_model does what they do.
-    assert flags - words - {"distributed", "launcher"} == set()
+    count = 0
+    for row in table.splitlines():
+        flags = set(re.findall(r"(?<![\w-])--(\w+)", row.split(" | ")[0]))
+        named = {files[test] for test in re.findall(r"`(test_\w+)`", row)}
+        assert bool(flags) == bool(named), row
+        text = " ".join(file.read_text(encoding="utf-8") for file in [*named, *shared])
+        # Two are for several GPUs in MACE; test_weights_of_a_distributed_model does what they do.
+        assert flags - set(re.findall(r"\w+", text)) - {"distributed", "launcher"} == set(), row
+        count += len(flags)
+    assert count > 60
+
+
+def test_the_page_names_every_command():
+    scripts = importlib.metadata.distribution("mace-torch").entry_points
+    table = PAGE.split("## Commands")[1].split("## MACE's own test suite")[0]
+    named = {*re.findall(r"`(mace_\w+)", table), "mace_run_train"}
+    assert {script.name for script in scripts} <= named
 
 
 def test_the_page_names_tests_that_exist():
-    tests = set()
-    for file in Path(__file__).parent.glob("test_*.py"):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        tests |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    tests = {test for path in Path(__file__).parent.glob("test_*.py") for test in tests_of(path)}
     before, suite, after = re.split(r"## (?=MACE's own test suite|Flags that meet no block)", PAGE)
     assert "`test_run_train`" in suite  # MACE's tests, not ours
     named = set(re.findall(r"`(test_\w+)`", before + after))

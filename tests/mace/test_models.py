@@ -10,6 +10,7 @@ from unittest import mock
 
 from mace import modules
 from mace.calculators import MACECalculator
+from mace.cli.convert_cueq_e3nn import run as from_cueq
 from mace.cli.convert_e3nn_cueq import run as to_cueq
 from mace.cli.convert_e3nn_oeq import run as to_oeq
 from mace.tools.scripts_utils import extract_config_mace_model, extract_model, remove_pt_head
@@ -466,7 +467,7 @@ def test_what_is_no_weights_file(from_file, tmp_path):
         weights.save_weights(torch.nn.Linear(1, 1), tmp_path / "x")
 
 
-@pytest.mark.parametrize("convert", [to_cueq, to_oeq])
+@pytest.mark.parametrize("convert", [to_cueq, to_oeq, from_cueq])
 def test_conversion_to_another_backend(from_file, convert):
     with pytest.raises(ValueError, match="no cuEquivariance or OpenEquivariance version"):
         convert(copy.deepcopy(from_file), return_model=True)

@@ -327,7 +327,7 @@ def test_packages_of_packages(workshop, packages, without_plugin):
     """A package fine-tuned, packaged, and that again: with this package installed or not."""
     folder = workshop.folder("fine_tuned")
     package = packages["double"]
-    for number, installed in enumerate((False, True, False)):
+    for number, installed in enumerate((False, True)):
         arguments = workshop.settings(trainer__max_epochs=1, hydra__run__dir=f"out{number}")
         arguments = [entry for entry in arguments if not entry.startswith(f"++{MODEL}")]
         model = f"{{_target_: nequip.model.ModelFromPackage, package_path: {package}}}"

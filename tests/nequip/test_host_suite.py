@@ -86,8 +86,8 @@ class TestCompiledFiles(
     """The same tests and those of compiled files, for one small model.
 
     They train, and generate C++, more than a minute of a compiler, for each of two data sets, two
-    dtypes and two kinds of saved models. conftest.py takes two of the eight, which hold every one
-    of these choices; all eight run with GAUNT_TEST_ALL=1.
+    dtypes and two kinds of saved models. conftest.py takes one of the eight, test_commands.py has
+    the other dtype and kind; all eight run with GAUNT_TEST_ALL=1.
     """
 
     @pytest.fixture(scope="class")
