@@ -17,7 +17,7 @@ import gaunt_plugin
 from gaunt_plugin._files import replacing
 from gaunt_plugin.deploy import contract
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError
-from gaunt_plugin.deploy.program import run_as_written
+from gaunt_plugin.deploy.program import quiet_compiler, run_as_written
 from gaunt_plugin.deploy.radial import NoTablesError, tabulate
 from gaunt_plugin.ops import operators_in_programs
 from gaunt_plugin.ops.cpu.build import library, status
@@ -43,6 +43,7 @@ def host_of(path: Path) -> str:
     return "mace"
 
 
+@quiet_compiler()
 def export(
     model: Path | torch.nn.Module,
     output: Path,

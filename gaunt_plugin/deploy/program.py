@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def run_as_written() -> Iterator[None]:
     finally:
         torch._C._set_graph_executor_optimize(optimize)
         torch._C._jit_set_profiling_executor(executor)
+
+
+@contextlib.contextmanager
+def quiet_compiler() -> Iterator[None]:
+    """Compile to TorchScript without torch's remarks on how the hosts' layers are written."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The TorchScript type system doesn't support")
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+        yield
 
 
 class Program:
