@@ -198,7 +198,7 @@ def compiled(this, arch):
     signature |= dict.fromkeys(options, "constexpr")
     source = ASTSource(this.kernel, signature, constants, attributes)
     target = GPUTarget("cuda", arch, 32)
-    chosen = {"num_warps": this.options["num_warps"], "enable_fp_fusion": True}
+    chosen = {"enable_fp_fusion": True, **{k: v for k, v in this.options.items() if k.islower()}}
     kernel = triton.compile(source, target=target, options=chosen)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -112,7 +112,7 @@ class Arguments:
 def start(kernel, grid: tuple[int, ...], *arguments, **options) -> None:
     """Launch a kernel, unless there is nothing to do."""
     if all(grid):
-        kernel[grid](*arguments, enable_fp_fusion=True, **options)
+        kernel[grid](*arguments, **{"enable_fp_fusion": True, **options})
 
 
 def lanes(channels: int) -> tuple[int, int]:
