@@ -322,7 +322,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "mace.md").read_text(encoding="utf-8")
 
 
-def tests_of(path):
+def names_of(path):
     """The names of a file's tests."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
@@ -344,7 +344,7 @@ def test_flags_that_meet_the_blocks_are_tried():
     folder = Path(__file__).parent
     configs = (ROOT / "configs" / "mace").glob("*.yaml")
     shared = [folder / "conftest.py", folder / "building.py", *configs]
-    files = {test: path for path in folder.glob("test_*.py") for test in tests_of(path)}
+    files = {test: path for path in folder.glob("test_*.py") for test in names_of(path)}
     table = PAGE.split("## Flags that meet the blocks")[1].split("## Commands")[0]
     count = 0
     for row in table.splitlines():
@@ -366,7 +366,7 @@ def test_the_page_names_every_command():
 
 
 def test_the_page_names_tests_that_exist():
-    tests = {test for path in Path(__file__).parent.glob("test_*.py") for test in tests_of(path)}
+    tests = {test for path in Path(__file__).parent.glob("test_*.py") for test in names_of(path)}
     before, suite, after = re.split(r"## (?=MACE's own test suite|Flags that meet no block)", PAGE)
     assert "`test_run_train`" in suite  # MACE's tests, not ours
     named = set(re.findall(r"`(test_\w+)`", before + after))
