@@ -277,11 +277,12 @@ def record(out, run, result):
         "minutes": f"{run.minutes:g}",
         "seed": str(run.seed),
     }
-    rows = [old for old in rows if any(old[key] != value for key, value in row.items())]
+    names = list(row)  # of a run; the others are results
+    rows = [old for old in rows if any(old[name] != row[name] for name in names)]
     row |= {key: result[key] for key in ("epochs", "parameters")}
     row["cpu"] = round(result["cpu"])
     row |= flat(result["tests"])
-    write(path, sorted([*rows, row], key=lambda r: [str(r[key]) for key in list(row)[:6]]))
+    write(path, sorted([*rows, row], key=lambda r: [r[name] for name in names]))
     rows = [{k: v for k, v in r.items() if k != "tests"} for r in result["curve"]]
     tests = [flat(r.get("tests", {})) for r in result["curve"]]
     curve = [{**r, **test} for r, test in zip(rows, tests)]

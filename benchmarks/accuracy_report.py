@@ -118,15 +118,9 @@ def plot(rows, folder, path):
     for axis, panel in zip(axes[0], panels):
         title = "validation" if panel == "forces" else panel.removesuffix("_forces")
         axis.set(title=title, xlabel="CPU time, s", ylabel="forces, meV/Å")
-        for side in (axis.xaxis, axis.yaxis):
-            side.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-            side.set_major_formatter("{x:g}")
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
+        round_ticks(axis)
     axes[0][0].legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_overview(groups, folder, path):
@@ -148,14 +142,28 @@ def plot_overview(groups, folder, path):
             axis.loglog(*zip(*points), color="0.45" if stock else "C0", alpha=0.8, lw=1)
         for label, color in (("stock", "0.45"), ("Gaunt", "C0")):
             axis.plot([], [], color=color, label=label)
-        title = f"{TITLES.get(row['set'], row['set'])}, {HOSTS[row['host']]}"
-        axis.set(title=title, xlabel="CPU time of training, s", ylabel="force error, meV/Å")
-        for side in (axis.xaxis, axis.yaxis):
-            side.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-            side.set_major_formatter("{x:g}")
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
+        axis.set(
+            title=title_of(group[0]), xlabel="CPU time of training, s", ylabel="force error, meV/Å"
+        )
+        round_ticks(axis)
         axis.legend()
+    save(figure, path)
+
+
+def title_of(row):
+    return f"{TITLES.get(row['set'], row['set'])}, {HOSTS[row['host']]}"
+
+
+def round_ticks(axis):
+    """Ticks of logarithmic axes at 1, 2 and 5, and a grid."""
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        side.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+
+
+def save(figure, path):
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -183,9 +191,7 @@ def plot_scans(rows, folder, path):
         axis.set(title=name, xlabel="point of the scan", ylabel="error of the energy, meV")
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)
     return True
 
 
@@ -218,7 +224,7 @@ def write(folder):
     plot_overview(groups, folder, paths[-1])
     for group in groups:
         data, minutes, host, count = (group[0][k] for k in ("set", "minutes", "host", "frames"))
-        title = f"{TITLES.get(data, data)}, {HOSTS[host]}, {minutes} minutes, {count} frames"
+        title = f"{title_of(group[0])}, {minutes} minutes, {count} frames"
         lines += [f"## {title}", "", *table(group), ""]
         figures = folder / f"{data}-{host}-{count}frames-{minutes}min"
         paths.append(figures.with_name(f"{figures.name}.svg"))
