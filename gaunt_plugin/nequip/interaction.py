@@ -23,6 +23,7 @@ from gaunt_plugin.layers import (
 from gaunt_plugin.layers.irreps import channels_first, ordered
 from gaunt_plugin.ops import operators_in_programs
 from gaunt_plugin.ops._operator import kernels
+from gaunt_plugin.ops.edge_sum import turned_round
 
 # nequip-package takes up the code of installed extensions. A model that comes from a package brings
 # this one along, and it may be packaged again where it isn't installed.
@@ -243,7 +244,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
             x,
             data[AtomicDataDict.EDGE_ATTRS_KEY],
             hidden,
-            data[AtomicDataDict.EDGE_INDEX_KEY].flip(0),
+            turned_round(data[AtomicDataDict.EDGE_INDEX_KEY]),
             last.weight * last.alpha,
         )[:num_local]
 

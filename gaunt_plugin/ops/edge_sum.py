@@ -8,6 +8,7 @@ import torch
 
 from gaunt_plugin.ops import checkpointing
 from gaunt_plugin.ops._operator import has_kernel
+from gaunt_plugin.ops.cuda.launch import PerTensor
 from gaunt_plugin.ops.operation import Operation
 from gaunt_plugin.ops.recording import recording
 
@@ -104,3 +105,21 @@ def _product(
     for q in range(1, weights.shape[1]):
         out = out + weights[:, q : q + 1] * mixing.index_select(0, rows + q)
     return out
+
+
+def turned_round(edge_index: torch.Tensor) -> torch.Tensor:
+    """The other order of senders and receivers.
+
+    In Python all layers get the same tensor, for which a GPU's kernels sort the edges once.
+    """
+    if torch.jit.is_scripting():
+        return edge_index.flip(0)
+    return _turned_round(edge_index)
+
+
+@torch.jit.unused
+def _turned_round(edge_index: torch.Tensor) -> torch.Tensor:
+    return edge_index.flip(0) if recording() else _turned(edge_index)
+
+
+_turned = PerTensor(lambda edge_index: edge_index.flip(0))

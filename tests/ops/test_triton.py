@@ -11,7 +11,14 @@ import torch
 from gaunt_plugin.layers import AlignedConvolution
 from gaunt_plugin.layers.many_body.full import Full
 from gaunt_plugin.ops import EdgeFrames, Polynomials, cuda, edge_sum
-from gaunt_plugin.ops.cuda import channelwise_convolution, edge_sums, groups, launch, polynomials
+from gaunt_plugin.ops.cuda import (
+    channelwise_convolution,
+    edge_sums,
+    groups,
+    launch,
+    polynomials,
+    tuning,
+)
 from gaunt_plugin.ops.tables import unpack
 
 from ..layers import cases
@@ -287,9 +294,57 @@ def test_the_launch_does_not_matter(name, way, monkeypatch):
     run = of_40_channels(name, way)
     expected = run()
     assert_same(run(), expected, "exact")
-    for lanes in ((32, 1), (128, 4)):
-        monkeypatch.setattr(launch, "lanes", lambda channels, lanes=lanes: lanes)
+    for lanes in (32, 128):
+        monkeypatch.setattr(launch, "lanes", lambda channels, lanes=lanes: (lanes,))
         assert_same(run(), expected, "exact")
+
+
+@pytest.mark.parametrize("name", ["frame", "cubic"])
+def test_a_launch_is_timed_once(name, way, monkeypatch, tmp_path):
+    """And what is found is kept for other processes, and used while a CUDA graph is captured."""
+    run = of_40_channels(name, way)
+    expected = run()
+    timed, sizes, start = [], [], launch.start
+
+    def milliseconds(call):
+        call()
+        timed.append(sizes[-1])
+        return -sizes[-1]
+
+    def record(kernel, grid, *arguments, **options):
+        sizes.append(options["BLOCK"])
+        start(kernel, grid, *arguments, **options)
+
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
+    monkeypatch.setattr(launch, "start", record)
+    monkeypatch.setattr(launch, "lanes", lambda channels: (32, 64))
+    monkeypatch.setattr(tuning, "_known", {})
+    monkeypatch.setattr(tuning, "_name", lambda device: "a GPU")
+    monkeypatch.setattr(tuning, "can_time", lambda device: True)
+    monkeypatch.setattr(tuning, "milliseconds", milliseconds)
+    assert_same(run(), expected, "exact")
+    assert {32, 64} <= set(timed)
+    for forget in (False, True):
+        if forget:
+            monkeypatch.setattr(tuning, "_known", {})
+        timed.clear()
+        sizes.clear()
+        assert_same(run(), expected, "exact")
+        assert not timed
+        assert 64 in sizes
+
+
+def test_when_launches_are_timed(monkeypatch):
+    """If it is asked for, on a GPU, and nothing that waits would end a capture."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.delenv("GAUNT_TUNE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert not tuning.can_time(gpu)
+    monkeypatch.setenv("GAUNT_TUNE", "1")
+    assert tuning.can_time(gpu)
+    assert not tuning.can_time(cpu)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert not tuning.can_time(gpu)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import torch
 
-from gaunt_plugin.ops.cuda import launch, source
+from gaunt_plugin.ops.cuda import launch, source, tuning
 from gaunt_plugin.ops.cuda.expressions import Expressions, Value, gradient, statements, tangent
 from gaunt_plugin.ops.cuda.groups import check_rows, groups
 
@@ -36,7 +36,7 @@ FACTORS = 8
 _OF_NODES = """
 
 @triton.jit(do_not_specialize=["other", "first", "group"])
-def {name}({pointers}, other, order, start, out, first, group, C: tl.constexpr,
+def {name}({pointers}, other, order, start, first, group, out, C: tl.constexpr,
 {indent}ADD: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     node = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -60,7 +60,7 @@ def {name}({pointers}, other, order, start, out, first, group, C: tl.constexpr,
 _OF_EDGES = """
 
 @triton.jit(do_not_specialize=["senders", "receivers", "first"])
-def {name}({pointers}, senders, receivers, {results}, first, C: tl.constexpr,
+def {name}({pointers}, senders, receivers, first, {results}, C: tl.constexpr,
 {indent}FIRST: tl.constexpr, LAST: tl.constexpr, ADD: tl.constexpr, REAL: tl.constexpr,
 {indent}BLOCK: tl.constexpr):
     e = tl.program_id(0).to(tl.int64) + first
@@ -338,51 +338,52 @@ class _Problem:
         row = 0 if at_senders else 1
         found = groups(self.index, row, self.nodes, self.rows)
         for edge in self.layer.by_sender if at_senders else self.layer.by_receiver:
-            channels = edge.channels or self.channels
-            lanes, warps = launch.lanes(channels)
-            launch.start(
+            part = begin // max(1, self.rows) * self.nodes
+            index = self.index[1 - row], found.order, found.start
+            launch.over_channels(
                 getattr(self.kernels, name + edge.suffix),
-                (self.nodes, -(-channels // lanes)),
-                *arrays,
-                self.index[1 - row],
-                found.order,
-                found.start,
-                to,
-                begin,
-                begin // max(1, self.rows) * self.nodes,
-                C=channels,
+                self.nodes,
+                edge.channels or self.channels,
+                (*arrays, *index, begin, part),
+                [to],
                 ADD=begin > 0,
                 REAL=self.real,
-                BLOCK=lanes,
-                num_warps=warps,
             )
 
     def of_edges(self, name: str, begin: int, count: int, arrays, of_D, results) -> None:
+        wide = launch.words(self.x) > 1
+        operands = *arrays, self.senders, self.receivers, begin
         for number, edge in enumerate(self.layer.by_receiver):
-            wide = launch.words(self.x) > 1
-            parts = launches(edge.entries, FEW if wide else SUMMED) if of_D is not None else []
-            # Gradients of weights come with the first sums, or alone where registers are scarce.
-            alone = wide or self.table or not parts
-            if alone and any(result is not None for result in results):
-                parts = [(0, 0), *parts]
-            for k, (first, last) in enumerate(parts):
-                launch.start(
-                    getattr(self.kernels, name + edge.suffix),
-                    (count,),
-                    *arrays,
-                    self.senders,
-                    self.receivers,
-                    of_D,
-                    *(results if k == 0 else [None] * len(results)),
-                    begin,
-                    C=edge.channels or self.channels,
-                    FIRST=first,
-                    LAST=last,
-                    ADD=number > 0,
-                    REAL=self.real,
-                    BLOCK=LANES,
-                    num_warps=1,
-                )
+            kernel = getattr(self.kernels, name + edge.suffix)
+            options = {
+                "C": edge.channels or self.channels,
+                "ADD": number > 0,
+                "REAL": self.real,
+                "BLOCK": LANES,
+            }
+
+            def run(room: int, of_D, *of_weights, edge=edge, kernel=kernel, options=options):
+                parts = launches(edge.entries, room) if of_D is not None else []
+                # Gradients of weights come with the first sums, or alone if registers are scarce.
+                alone = wide or self.table or not parts
+                if alone and any(result is not None for result in of_weights):
+                    parts = [(0, 0), *parts]
+                for k, (first, last) in enumerate(parts):
+                    now = of_weights if k == 0 else [None] * len(of_weights)
+                    launch.start(
+                        kernel,
+                        (count,),
+                        *operands,
+                        of_D,
+                        *now,
+                        FIRST=first,
+                        LAST=last,
+                        num_warps=1,
+                        **options,
+                    )
+
+            rooms = (FEW,) if wide else (SUMMED, FEW)
+            tuning.run_fastest(kernel, count, rooms, run, (of_D, *results), options)
 
 
 def run(number: int, layer: Layer, kind: str, arguments: launch.Arguments) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from gaunt_plugin.ops.cuda import triton_version
+from gaunt_plugin.ops.cuda import triton_version, tuning
 from gaunt_plugin.ops.tables import unpack
 
 FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
@@ -115,9 +115,29 @@ def start(kernel, grid: tuple[int, ...], *arguments, **options) -> None:
         kernel[grid](*arguments, **{"enable_fp_fusion": True, **options})
 
 
-def lanes(channels: int) -> tuple[int, int]:
-    """Channels of a program, one per thread, and its warps of 32 threads."""
-    return (32, 1) if channels <= 32 else (64, 2)
+def over_channels(kernel, rows: int, channels: int, operands, results, **options) -> None:
+    """Launch a program per row and block of channels, with one thread per channel.
+
+    Args:
+        kernel: with constants ``C``, the channels, and ``BLOCK``, those of a program.
+        rows: programs for a block.
+        channels: of a row.
+        operands: of the kernel.
+        results: that it writes to, behind the operands.
+        options: other constants and options of the kernel.
+    """
+
+    def run(block: int, *results) -> None:
+        sizes = {"C": channels, "BLOCK": block, "num_warps": block // 32}
+        grid = rows, -(-channels // block)
+        start(kernel, grid, *operands, *results, **sizes, **options)
+
+    tuning.run_fastest(kernel, rows, lanes(channels), run, results, channels, options)
+
+
+def lanes(channels: int) -> tuple[int, ...]:
+    """Channels of a program that are possible, the one that is usual first."""
+    return (32,) if channels <= 32 else (64, 32) if channels <= 64 else (64, 32, 128)
 
 
 def words(array: torch.Tensor) -> int:

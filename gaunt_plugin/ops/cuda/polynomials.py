@@ -247,7 +247,6 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
 
 def _launch(layer: Layer, kernels, number: int, arrays, results: dict) -> None:
     nodes, channels = arrays[0].shape[:2]
-    lanes, warps = launch.lanes(channels)
     names = _results(number)
     # In float64 the sums of all second derivatives need more registers.
     together = [names]
@@ -258,13 +257,11 @@ def _launch(layer: Layer, kernels, number: int, arrays, results: dict) -> None:
         if all(result is None for result in wanted):
             continue
         for k in range(len(layer.parts(number))):
-            launch.start(
+            launch.over_channels(
                 getattr(kernels, f"{NAMES[number]}_{k}"),
-                (nodes, -(-channels // lanes)),
-                *arrays,
-                *wanted,
-                C=channels,
+                nodes,
+                channels,
+                arrays,
+                wanted,
                 REAL=launch.real(arrays[0]),
-                BLOCK=lanes,
-                num_warps=warps,
             )

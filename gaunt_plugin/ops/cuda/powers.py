@@ -22,7 +22,7 @@ KEPT = 160
 _KERNEL = """
 
 @triton.jit
-def {name}({pointers}, table, C: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
+def {name}(table, {pointers}, C: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     node = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = c < C
@@ -355,23 +355,19 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
     arguments.finish()
     kernels = source.module_of("powers", text_of(layout, rank, launch.words(x)))
     table = _table_of(constants, launch.accumulator(x.dtype))
-    lanes, warps = launch.lanes(channels)
     first = len(arrays) - len(_results(layout, number))
     for part in _parts(number, launch.words(x)):
         named = zip(_results(layout, number), arrays[first:])
         results = [array if name in part else None for name, array in named]
         if all(result is None for result in results):
             continue
-        launch.start(
+        launch.over_channels(
             getattr(kernels, NAMES[number]),
-            (nodes, -(-channels // lanes)),
-            *arrays[:first],
-            *results,
-            table,
-            C=channels,
+            nodes,
+            channels,
+            (table, *arrays[:first]),
+            results,
             REAL=launch.real(x),
-            BLOCK=lanes,
-            num_warps=warps,
         )
 
 

@@ -29,17 +29,22 @@ def module_of(name: str, text: str) -> ModuleType:
 
     The name of the file depends on the text, and the text is compared before it is run.
     """
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    key = digest(text)
     path = cache("triton") / f"{name}-{key}.py"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        _write(path, text)
+        write(path, text)
     spec = importlib.util.spec_from_file_location(f"gaunt_triton_{name}_{key}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _write(path: Path, text: str) -> None:
+def digest(text: str) -> str:
+    """For names of files."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write(path: Path, text: str) -> None:
     """In one step: other processes may read the file at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".new-")
