@@ -28,7 +28,7 @@ else:
 import numpy as np
 import torch
 from structures import available, molecules, water
-from timing import Case, Settings, Work, device, measure, model_dtype
+from timing import Case, Settings, Work, device, measure, model_dtype, require
 
 from gaunt_plugin.deploy.export import export
 
@@ -80,8 +80,7 @@ def mace_stock(hidden, frames):
 
 
 def symmetrix(hidden, frames):
-    if importlib.util.find_spec("symmetrix") is None:
-        raise ImportError("not installed: symmetrix-xl")
+    require("symmetrix")
     # Its OpenMP, unlike torch's, is not loaded yet in this process; it asks for the last two.
     threads = str(torch.get_num_threads())
     os.environ.update(OMP_NUM_THREADS=threads, OMP_PROC_BIND="spread", OMP_PLACES="threads")

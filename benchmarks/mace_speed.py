@@ -1,6 +1,7 @@
 """Whole models of MACE, stock and Gaunt: the suite's cases for its environment."""
 
 import copy
+import importlib
 from functools import partial
 
 import mace.modules  # noqa: F401 (before e3nn: MACE prepares its import)
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from e3nn import o3
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work, device, model_dtype, with_plain
+from timing import Case, Work, device, model_dtype, require, with_plain
 
 from gaunt_plugin.mace.blocks import INTERACTIONS
 from gaunt_plugin.mace.config import GauntConfig
+from gaunt_plugin.mace.convert import to_gaunt
 from gaunt_plugin.mace.models import ScaleShiftMACE
 
 GAUNT = {"MACE": False, "Gaunt": True}
@@ -70,13 +72,36 @@ def training_step(net, graphs):
     loss.backward()
 
 
-def whole(gaunt, frames, *sizes, training=True):
+def whole(gaunt, frames, *sizes, training=True, change=None):
     """Passes of a model on a batch."""
-    net, graphs = model(gaunt, *sizes).to(device()), batch(frames()).to(device())
+    net, graphs = model(gaunt, *sizes), batch(frames()).to(device())
+    net = (change(net) if change else net).to(device())
     passes = {"energy + forces": lambda: net(copy.copy(graphs).to_dict())}
     if training:
         passes["training step"] = lambda: training_step(net, graphs)
     return Work(passes)
+
+
+def with_kernels_of(package, command, net):
+    """A stock model as a command of MACE changes it for a package."""
+    require(package)
+    return importlib.import_module(f"mace.cli.{command}").run(net, device=device())
+
+
+# Stock models with the kernels of others and with ours.
+PEERS = {
+    "MACE, cuEquivariance": partial(with_kernels_of, "cuequivariance_torch", "convert_e3nn_cueq"),
+    "MACE, OpenEquivariance": partial(with_kernels_of, "openequivariance", "convert_e3nn_oeq"),
+    "MACE, converted": to_gaunt,
+}
+
+
+def add_peers(cases):
+    """Beside each stock model that is timed on batches."""
+    for case in cases:
+        stock = case.contenders.get("MACE")
+        if getattr(stock, "func", None) is whole:
+            case.contenders |= {name: partial(stock, change=f) for name, f in PEERS.items()}
 
 
 def calculator(gaunt, frames, hidden):

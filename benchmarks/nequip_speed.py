@@ -7,9 +7,10 @@ import torch
 from nequip.data import AtomicDataDict, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
 from nequip.model import NequIPGNNModel
+from nequip.model.modify_utils import modify
 from nequip.utils.global_state import set_global_state
 from structures import BOX_500, BOXES, molecules, program, water
-from timing import Case, Work, device, model_dtype, with_plain
+from timing import Case, Work, device, model_dtype, require, with_kernels, with_plain
 
 from gaunt_plugin.nequip import GauntNequIPGNNModel
 
@@ -33,7 +34,7 @@ def batch(frames, cutoff=5.0):
     return {k: v.to(device(), dtype if v.is_floating_point() else v.dtype) for k, v in data.items()}
 
 
-def model(correlation, lmax, features=64, layers=4):
+def model(correlation, lmax, features=64, layers=4, **options):
     """NequIP's own (correlation 0) or ours, with a many-body product beyond correlation 1."""
     set_global_state()  # float64 is the default then, outside of the model
     builder = GauntNequIPGNNModel if correlation else NequIPGNNModel
@@ -52,6 +53,7 @@ def model(correlation, lmax, features=64, layers=4):
         per_type_energy_shifts=dict.fromkeys(TYPES, 0.0),
         per_type_energy_scales=1.0,
         **({"correlation": correlation} if correlation > 1 else {}),
+        **options,
     )
 
 
@@ -68,14 +70,34 @@ def energy_forces(net, data):
     net(data.copy())
 
 
-def whole(correlation, frames, *sizes, training=True):
+def whole(correlation, frames, *sizes, training=True, modifier="", **options):
     """Passes of a model on a batch."""
-    net = model(correlation, *sizes).to(device())
+    if modifier == "enable_OpenEquivariance":
+        require("openequivariance")
+    net = model(correlation, *sizes, **options)
+    net = (modify(net, [{"modifier": modifier}]) if modifier else net).to(device())
     data = batch(frames())
     passes = {"energy + forces": lambda: energy_forces(net, data)}
     if training:
         passes["training step"] = lambda: training_step(net, data)
     return Work(passes)
+
+
+# Stock models with the kernels of others and with ours.
+PEERS = {
+    "NequIP, compiled": {"compile_mode": "compile"},
+    "NequIP, OpenEquivariance": {"modifier": "enable_OpenEquivariance"},
+}
+if with_kernels():
+    PEERS["NequIP, modified"] = {"modifier": "enable_GauntKernels"}
+
+
+def add_peers(cases):
+    """Beside each stock model that is timed on batches."""
+    for case in cases:
+        stock = case.contenders.get("NequIP")
+        if getattr(stock, "func", None) is whole:
+            case.contenders |= {name: partial(stock, **how) for name, how in PEERS.items()}
 
 
 def exported(correlation, frames, *sizes):

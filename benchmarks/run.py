@@ -39,6 +39,9 @@ def main():
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--threads", type=int, help="default: all cores, quick: 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
+    parser.add_argument(
+        "--peers", action="store_true", help="models with other kernels, too; always on a GPU"
+    )
     parser.add_argument("--only", default="", metavar="PATTERN", help="of the names of series")
     parser.add_argument("--out", type=Path, help="folder; default: docs/benchmarks, quick: runs/")
     parser.add_argument("--seconds", type=float, default=20, help="limit of one call")
@@ -77,6 +80,8 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     name = "-".join([host, args.device] + [args.dtype] * (args.dtype != "float32"))
     cases = [c for m in (operations, models, inference) for c in m.cases(args.quick)]
+    if args.peers or args.device == "cuda":
+        models.add_peers(cases)
     cases = [case for case in cases if re.search(args.only, case.series)]
     given_up, start = {}, time.monotonic()
     with (out / f"{name}.csv").open("w", newline="") as file:

@@ -5,6 +5,7 @@ that a change of the machine's speed hits all alike; what one keeps in memory is
 another; and one that takes too long or too much is stopped without the rest.
 """
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -105,8 +106,18 @@ def with_plain(name: str, build: Callable[[], Work]) -> dict[str, Callable[[], W
         os.environ["GAUNT_KERNELS"] = "0"  # of the contender's own process
         return build()
 
-    there = is_built() or shutil.which("nvidia-smi") is not None
-    return {name: build, f"{name}, plain": plain} if there else {name: build}
+    return {name: build, f"{name}, plain": plain} if with_kernels() else {name: build}
+
+
+def with_kernels() -> bool:
+    """Whether operators have kernels here."""
+    return is_built() or shutil.which("nvidia-smi") is not None
+
+
+def require(package: str) -> None:
+    """Let a contender that needs a package say so."""
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"not installed: {package.replace('_', '-')}")
 
 
 class Stopped(Exception):  # noqa: N818 (no error of ours)

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "mace" if importlib.util.find_spec("mace") else "nequip"
+PEER = {"mace": "MACE, converted", "nequip": "NequIP, compiled"}
 MODELS = {
     "mace": ["degree", "calculator", "exported", "many-body", "ASE"],
     "nequip": ["l_max", "exported", "ASE"],
@@ -20,7 +21,7 @@ MODELS = {
 def test_quick_run_writes_measurements_and_a_page(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra 'benchmarks' is not installed")
     out = tmp_path / "results"
-    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--out", out]
+    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--peers", "--out", out]
     command += ["--seconds", "120"]  # this machine may be busy
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
@@ -37,6 +38,8 @@ def test_quick_run_writes_measurements_and_a_page(tmp_path):
         assert float(row["median"]) > 0, row
         assert float(row["memory_peak"]) >= float(row["memory_before"]) > 0, row
     assert {"forward", "forward + backward", "training on forces"} <= {r["work"] for r in rows}
+    steps = {r["contender"] for r in rows if (r["work"], r["result"]) == ("training step", "ok")}
+    assert PEER[HOST] in steps
     assert all(int(r["bytes"]) > 0 for r in rows if r["work"] == "forward")
 
     page = out.with_suffix(".md").read_text()
