@@ -334,6 +334,39 @@ def test_a_launch_is_timed_once(name, way, monkeypatch, tmp_path):
         assert 64 in sizes
 
 
+WAITS = ("__bool__", "__float__", "__index__", "__int__", "cpu", "item", "nonzero", "tolist")
+
+
+@pytest.mark.parametrize("name", ["aligned", "channelwise", "power", "full", "frames"])
+def test_a_step_waits_for_nothing(name, way, monkeypatch):
+    """After the first one Python reads no number of the device: it can be captured as a graph."""
+    if name == "frames":
+        layer, inputs = EdgeFrames(2, 2).to(way.name), [torch.randn(5, 3, device=way.name)]
+    else:
+        layer = cases.BUILD[name]().to(way.name)
+        inputs = cases.arguments(layer, cases.inputs(layer, nodes=3, edges=5))
+        inputs = [t.to(way.name) for t in inputs]
+
+    def step():
+        x, *rest = inputs
+        out = layer(x.requires_grad_(), *rest)
+        (of_x,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        of_x.square().sum().backward()
+
+    step()
+    way.calls.clear()
+
+    def wait(*_):
+        raise AssertionError("this waits for the device")
+
+    monkeypatch.setattr(launch, "start", lambda *_, **__: None)  # Triton's interpreter does
+    for method in WAITS:
+        monkeypatch.setattr(torch.Tensor, method, wait)
+    step()
+    monkeypatch.undo()
+    assert {number for _, number in way.calls} == {0, 1, 2}
+
+
 def test_when_launches_are_timed(monkeypatch):
     """If it is asked for, on a GPU, and nothing that waits would end a capture."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")

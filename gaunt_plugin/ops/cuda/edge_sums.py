@@ -30,6 +30,8 @@ LANES = 32  # channels that of_edges sums at a time
 SUMMED, FEW = 70, 24
 # Inputs are loaded again where they were last used more lines before.
 AGAIN = 60
+# Lines of a kernel per node, after which nothing is loaded ahead: a third fewer registers.
+PAUSE = 60
 # Rows of a table for an edge, above which the weights are made before they are used.
 FACTORS = 8
 
@@ -78,6 +80,8 @@ def {name}({pointers}, senders, receivers, first, {results}, C: tl.constexpr,
 {store}
 """
 _REAL = ".to(REAL)"
+# Keeps the compiler from loading everything at once, which costs registers.
+_BARRIER = "tl.debug_barrier()"
 
 
 class Edge:
@@ -167,6 +171,7 @@ def _of_nodes(
     to, other = ("g", "x") if of_receivers else ("x", "g")
     rows = {other: "of_node"}
     sums = [(value, f"s{k} += {{}}") for k, value in enumerate(values)]
+    body = statements(sums, lambda n: edge.load(n, rows, factors), AGAIN)
     places = list(enumerate(edge.places[to]))
     name += edge.suffix
     return _OF_NODES.format(
@@ -181,9 +186,20 @@ def _of_nodes(
             [f"s{k} = tl.load(to + {p}, mask=m, other=0){_REAL}" for k, p in places], 2
         ),
         no_sums=source.indented([f"s{k} = tl.zeros([BLOCK], REAL)" for k, _ in places], 2),
-        body=source.indented(statements(sums, lambda n: edge.load(n, rows, factors), AGAIN), 2),
+        body=source.indented(_with_pauses(body), 2),
         store=source.indented([f"tl.store(to + {p}, s{k}, mask=m)" for k, p in places], 1),
     )
+
+
+def _with_pauses(lines: list[str]) -> list[str]:
+    """A barrier after a sum about every ``PAUSE`` lines."""
+    found, last = [], 0
+    for number, line in enumerate(lines):
+        found.append(line)
+        if " += " in line and number - last >= PAUSE:
+            found.append(_BARRIER)
+            last = number
+    return found
 
 
 def _of_edges(edge: Edge, name: str, pointers: str, second: bool, factors: int | None) -> str:
@@ -210,8 +226,7 @@ def _of_edges(edge: Edge, name: str, pointers: str, second: bool, factors: int |
             line = f"f{q} += ({{}}) * {edge.load_table(p, q)}"
             outputs.append((value, f"if of_h is not None: {line}"))
 
-    # Keeps the compiler from loading everything at once, which costs registers.
-    barrier = (edge.expressions.constant(0), "tl.debug_barrier()")
+    barrier = (edge.expressions.constant(0), _BARRIER)
     # Irreps of one degree share their entries.
     last = {k: b for b, (_, entries) in reversed(list(enumerate(edge.blocks))) for k in entries}
     # In the order in which the gradient of the features in the frame is summed.
