@@ -326,7 +326,8 @@ def main():
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
     parser.add_argument("--frames", type=int, help="for training, default: all but validation's")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of split and weights")
+    numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
+    parser.add_argument("--seeds", type=numbers, default=[1], help="of split and weights: 1,2,3")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "accuracy")
     parser.add_argument("--table", type=Path, default=TABLE, help="the models; a YAML file")

@@ -123,6 +123,7 @@ def test_training_goes_on_after_an_interruption(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "accuracy.py", "--env", HOST]
     command += ["--set", "sample", "--data", data, "--table", tmp_path / "table.yaml"]
     command += ["--minutes", "0.17", "--work", tmp_path, "--out", tmp_path / "out"]
+    command += ["--seeds", "1", "small"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     folder = tmp_path / "sample" / HOST / "small" / "0.17min-seed1"
     curve, spent = folder / "curve.json", folder / "cpu"
