@@ -1,6 +1,7 @@
 """Trains models to a budget of CPU time and compares their errors, stock and Gaunt.
 
-    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--seeds 1] [MODEL ...]
+    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--final 0.1]
+        [--seeds 1] [MODEL ...]
 
 Models are those of ``accuracy.yaml`` for the host that is installed. Each is trained by the host's
 own command with one thread. The budget counts the CPU time of that process from its start to its
@@ -33,7 +34,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "accuracy.yaml"
-FINAL = 0.01  # learning rate at the end of the budget, of that at its start
 PROBED = 2  # epochs
 SNAPSHOTS = 6  # of a run, tested after it
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
@@ -74,13 +74,13 @@ class Schedule:
     gamma: float
 
 
-def schedule(budget, start_up, epoch):
+def schedule(budget, final, start_up, epoch):
     """The epochs that fit in ``budget`` after ``start_up``, with ``epoch`` for one, all in s.
 
-    The rate falls by a constant factor, such that it is ``FINAL`` of the first in the last epoch.
+    The rate falls by a constant factor, such that it is ``final`` of the first in the last epoch.
     """
     epochs = max(2, round((budget - start_up) / epoch))
-    return Schedule(epochs, FINAL ** (1 / (epochs - 1)))
+    return Schedule(epochs, final ** (1 / (epochs - 1)))
 
 
 def default_data(name):
@@ -143,14 +143,15 @@ def cpu_seconds(process):
 class Run:
     """One training, in a folder that holds all that is needed to go on."""
 
-    def __init__(self, host, name, seed, minutes, data, folder, options, work, count=None):
-        self.host, self.name, self.seed, self.minutes = host, name, seed, minutes
+    def __init__(self, host, name, seed, minutes, final, data, folder, options, work, count=None):
+        self.host, self.name, self.seed = host, name, seed
+        self.minutes, self.final = minutes, final
         self.data, self.spec, self.source, self.options = data, SETS[data], folder, options
         available = len(frames(folder / self.spec.train)) - self.spec.validation
         self.frames = min(count or available, available)
         fewer = f"-{self.frames}frames" if self.frames < available else ""
         place = work / data / host / name.replace(" ", "_")
-        self.folder = place / f"{minutes:g}min-seed{seed}{fewer}"
+        self.folder = place / f"{minutes:g}min-final{final:g}-seed{seed}{fewer}"
         self.probe = place / f"probe{fewer}"
         self.module = importlib.import_module(f"accuracy_{host}")
         self.label = f"{data} {host} {name}, {self.frames} frames, {minutes:g} min, seed {seed}"
@@ -174,7 +175,7 @@ class Run:
             first, last = (curve[i]["cpu"] for i in (0, PROBED))
             epoch = (last - first) / PROBED
             path.write_text(json.dumps({"start_up": first - epoch, "epoch": epoch}))
-        return schedule(60 * self.minutes, **json.loads(path.read_text()))
+        return schedule(60 * self.minutes, self.final, **json.loads(path.read_text()))
 
     def follow(self, folder, plan, epochs):
         """Train until so many epochs are done; returns one row for each, with the CPU time."""
@@ -275,6 +276,7 @@ def record(out, run, result):
         "frames": str(run.frames),
         "model": run.name,
         "minutes": f"{run.minutes:g}",
+        "final": f"{run.final:g}",
         "seed": str(run.seed),
     }
     names = list(row)  # of a run; the others are results
@@ -325,6 +327,9 @@ def main():
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
+    parser.add_argument(
+        "--final", type=float, default=0.1, help="learning rate at the end, of that at the start"
+    )
     parser.add_argument("--frames", type=int, help="for training, default: all but validation's")
     numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
     parser.add_argument("--seeds", type=numbers, default=[1], help="of split and weights: 1,2,3")
@@ -343,7 +348,8 @@ def main():
     for seed in args.seeds:
         for name in args.models or table["models"]:
             options = {**table["common"], **table["models"][name]}
-            run = Run(host, name, seed, args.minutes, args.set, source, options, work, args.frames)
+            budget = args.minutes, args.final
+            run = Run(host, name, seed, *budget, args.set, source, options, work, args.frames)
             result = run.result()
             record(args.out, run, result)
             print(f"{run.label}: {result['cpu']:.0f} s, {flat(result['tests'])}", flush=True)

@@ -25,11 +25,11 @@ missing here hasn't been run.
 Every model is trained by its host's own command for the same CPU time, on one thread, in float32
 with the kernels of `gaunt build kernels`. The budget counts the CPU time of the process, from its
 start to its last epoch, not the time on the clock: other processes ran beside it, and trainings
-were stopped and resumed. The learning rate falls from 0.01 to 0.0001 by a constant factor per
-epoch, chosen with the number of epochs from the time of an epoch; CPU times more than 10 % off
-the budget are **bold**. Of 500 published frames at 300 K, 450 (or fewer, where a title says so)
-are for training and 50 for choosing the epoch; a seed is one split, the same for all models, and
-one start of the weights.
+were stopped and resumed. The learning rate falls from 0.01 to 0.001 (or further, where a title
+says so) by a constant factor per epoch, chosen with the number of epochs from the time of an
+epoch; CPU times more than 10 % off the budget are **bold**. Of 500 published frames at 300 K, 450
+(or fewer, where a title says so) are for training and 50 for choosing the epoch; a seed is one
+split, the same for all models, and one start of the weights.
 Batches of 5, cutoff 5 Å; all settings are in `benchmarks/accuracy.yaml`.
 
 Errors are root mean squares over the published test sets, without frames that are in the training
@@ -44,6 +44,7 @@ PUBLISHED = {
         "BOTNet, converged (published)": {"300K": (6.3, 0.89), "600K": (29.8, 6.2)},
     }
 }
+USUAL = "0.1"  # end of the learning rate, of its start
 TITLES = {"acac": "Acetylacetone", "3bpa": "3BPA"}
 HOSTS = {"mace": "MACE", "nequip": "NequIP"}
 
@@ -198,8 +199,13 @@ def plot_scans(rows, folder, path):
 def stem(row):
     """Name of the file with the curve of a run."""
     model = row["model"].replace(" ", "_")
-    kind = f"{row['frames']}frames-{row['minutes']}min"
-    return f"{row['set']}-{row['host']}-{model}-{kind}-{row['seed']}"
+    return f"{row['set']}-{row['host']}-{model}-{budget(row)}-{row['seed']}"
+
+
+def budget(row):
+    """Frames, time and schedule, as a part of a name."""
+    slower = "" if row["final"] == USUAL else f"-final{row['final']}"
+    return f"{row['frames']}frames-{row['minutes']}min{slower}"
 
 
 def write(folder):
@@ -217,16 +223,19 @@ def write(folder):
         -float(row["minutes"]),
         row["host"],
         -int(row["frames"]),
+        -float(row["final"]),
     )
     rows.sort(key=kind)
     groups = [list(group) for _, group in itertools.groupby(rows, key=kind)]
     paths.append(folder / "overview.svg")
     plot_overview(groups, folder, paths[-1])
     for group in groups:
-        data, minutes, host, count = (group[0][k] for k in ("set", "minutes", "host", "frames"))
-        title = f"{title_of(group[0])}, {minutes} minutes, {count} frames"
+        row = group[0]
+        title = f"{title_of(row)}, {row['minutes']} minutes, {row['frames']} frames"
+        if row["final"] != USUAL:
+            title += f", learning rate to {float(row['final']):.0%}"
         lines += [f"## {title}", "", *table(group), ""]
-        figures = folder / f"{data}-{host}-{count}frames-{minutes}min"
+        figures = folder / f"{row['set']}-{row['host']}-{budget(row)}"
         paths.append(figures.with_name(f"{figures.name}.svg"))
         plot(group, folder, paths[-1])
         lines += [f"![errors against CPU time]({folder.name}/{paths[-1].name})", ""]
