@@ -48,6 +48,8 @@ OF_ANY_HOST = [
     "tests/ops/test_kernel_build.py",
     "tests/ops/test_operators.py",
     "tests/ops/test_programs.py",
+    "tests/ops/test_triton.py",
+    "tests/ops/test_triton_compiled.py",
     "tests/ops/test_wheel.py",
 ]
 # That which builds the documentation.

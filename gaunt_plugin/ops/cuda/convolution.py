@@ -23,6 +23,8 @@ class Edge(edge_sums.Edge):
     There is a block per irrep of the result.
     """
 
+    pauses = True
+
     def __init__(
         self,
         inputs: Sequence[tuple[int, bool]],

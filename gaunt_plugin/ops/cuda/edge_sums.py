@@ -30,7 +30,7 @@ LANES = 32  # channels that of_edges sums at a time
 SUMMED, FEW = 70, 24
 # Inputs are loaded again where they were last used more lines before.
 AGAIN = 60
-# Lines of a kernel per node, after which nothing is loaded ahead: a third fewer registers.
+# Lines between pauses.
 PAUSE = 60
 # Rows of a table for an edge, above which the weights are made before they are used.
 FACTORS = 8
@@ -96,6 +96,8 @@ class Edge:
         entries: numbers of an edge.
         sizes: of a row of x, w and g, as text in the number of channels ``C``.
         places: of each x, w and g in its row, likewise.
+        pauses: whether kernels per node keep the compiler from loading much ahead: what takes
+            fewer registers.
         channels: of this edge; None: the layer's.
         suffix: of the kernels' names.
     """
@@ -112,6 +114,7 @@ class Edge:
     entries: int
     sizes: dict[str, str]
     places: dict[str, Sequence[str]]
+    pauses = False
     channels: int | None = None
     suffix = ""
 
@@ -186,7 +189,7 @@ def _of_nodes(
             [f"s{k} = tl.load(to + {p}, mask=m, other=0){_REAL}" for k, p in places], 2
         ),
         no_sums=source.indented([f"s{k} = tl.zeros([BLOCK], REAL)" for k, _ in places], 2),
-        body=source.indented(_with_pauses(body), 2),
+        body=source.indented(_with_pauses(body) if edge.pauses else body, 2),
         store=source.indented([f"tl.store(to + {p}, s{k}, mask=m)" for k, p in places], 1),
     )
 
