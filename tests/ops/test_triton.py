@@ -301,7 +301,7 @@ def test_the_launch_does_not_matter(name, way, monkeypatch):
 
 @pytest.mark.parametrize("name", ["frame", "cubic"])
 def test_a_launch_is_timed_once(name, way, monkeypatch, tmp_path):
-    """And what is found is kept for other processes, and used while a CUDA graph is captured."""
+    """But not while a CUDA graph is captured; what is found is kept for other processes."""
     run = of_40_channels(name, way)
     expected = run()
     timed, sizes, start = [], [], launch.start
@@ -315,23 +315,25 @@ def test_a_launch_is_timed_once(name, way, monkeypatch, tmp_path):
         sizes.append(options["BLOCK"])
         start(kernel, grid, *arguments, **options)
 
+    def again(capturing):
+        timed.clear()
+        sizes.clear()
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+        assert_same(run(), expected, "exact")
+        return set(timed), 64 in sizes
+
     monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path))
     monkeypatch.setattr(launch, "start", record)
     monkeypatch.setattr(launch, "lanes", lambda channels: (32, 64))
     monkeypatch.setattr(tuning, "_known", {})
     monkeypatch.setattr(tuning, "_name", lambda device: "a GPU")
-    monkeypatch.setattr(tuning, "can_time", lambda device: True)
+    monkeypatch.setattr(tuning, "switched_on", lambda device: True)
     monkeypatch.setattr(tuning, "milliseconds", milliseconds)
-    assert_same(run(), expected, "exact")
-    assert {32, 64} <= set(timed)
-    for forget in (False, True):
-        if forget:
-            monkeypatch.setattr(tuning, "_known", {})
-        timed.clear()
-        sizes.clear()
-        assert_same(run(), expected, "exact")
-        assert not timed
-        assert 64 in sizes
+    assert again(capturing=True) == (set(), False)
+    assert again(capturing=False) == ({32, 64}, True)
+    assert again(capturing=True) == (set(), True)
+    monkeypatch.setattr(tuning, "_known", {})
+    assert again(capturing=False) == (set(), True)
 
 
 WAITS = ("__bool__", "__float__", "__index__", "__int__", "cpu", "item", "nonzero", "tolist")
@@ -368,16 +370,12 @@ def test_a_step_waits_for_nothing(name, way, monkeypatch):
 
 
 def test_when_launches_are_timed(monkeypatch):
-    """If it is asked for, on a GPU, and nothing that waits would end a capture."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     monkeypatch.delenv("GAUNT_TUNE", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert not tuning.can_time(gpu)
+    assert not tuning.switched_on(gpu)
     monkeypatch.setenv("GAUNT_TUNE", "1")
-    assert tuning.can_time(gpu)
-    assert not tuning.can_time(cpu)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert not tuning.can_time(gpu)
+    assert tuning.switched_on(gpu)
+    assert not tuning.switched_on(cpu)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -30,7 +30,7 @@ def run_fastest(kernel, programs: int, candidates: Sequence[int], run, results, 
         what: else the choice depends on.
     """
     written = [result for result in results if result is not None]
-    if not written or not programs or not can_time(written[0].device):
+    if not written or not programs or not switched_on(written[0].device):
         run(candidates[0], *results)
         return
 
@@ -45,14 +45,9 @@ def run_fastest(kernel, programs: int, candidates: Sequence[int], run, results, 
     run(_best(key, candidates, time), *results)
 
 
-def can_time(device: torch.device) -> bool:
-    """Whether launches are timed here and now.
-
-    Timing waits for the device, and so nothing is timed while a CUDA graph is captured.
-    """
-    if os.environ.get("GAUNT_TUNE", "") in ("", "0") or device.type != "cuda":
-        return False
-    return not torch.cuda.is_current_stream_capturing()
+def switched_on(device: torch.device) -> bool:
+    """Whether launches are timed on this device."""
+    return os.environ.get("GAUNT_TUNE", "") not in ("", "0") and device.type == "cuda"
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -65,6 +60,9 @@ def _best(key: str, candidates: Sequence[int], time: Callable[[int], float]) -> 
         path = cache("triton") / f"tuned-{source.digest(key)}"
         found = path.read_text(encoding="utf-8") if path.is_file() else ""
         if found not in map(str, candidates):
+            # Timing waits for the device, which ends the capture of a CUDA graph.
+            if torch.cuda.is_current_stream_capturing():
+                return candidates[0]
             found = str(min(candidates, key=time))
             source.write(path, found)
         _known[key] = int(found)
