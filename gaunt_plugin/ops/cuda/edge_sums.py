@@ -30,7 +30,7 @@ LANES = 32  # channels that of_edges sums at a time
 SUMMED, FEW = 70, 24
 # Inputs are loaded again where they were last used more lines before.
 AGAIN = 60
-# Lines between pauses.
+# Lines of a kernel per node, at least, between pauses.
 PAUSE = 60
 # Rows of a table for an edge, above which the weights are made before they are used.
 FACTORS = 8
@@ -195,11 +195,11 @@ def _of_nodes(
 
 
 def _with_pauses(lines: list[str]) -> list[str]:
-    """A barrier after a sum about every ``PAUSE`` lines."""
-    found, last = [], 0
+    """Barriers after sums, at about a third and two thirds of long kernels."""
+    found, last, part = [], 0, max(PAUSE, len(lines) // 3)
     for number, line in enumerate(lines):
         found.append(line)
-        if " += " in line and number - last >= PAUSE:
+        if " += " in line and number - last >= part:
             found.append(_BARRIER)
             last = number
     return found
@@ -400,7 +400,8 @@ class _Problem:
                         **options,
                     )
 
-            rooms = (FEW,) if wide else (SUMMED, FEW)
+            # A table takes registers, too.
+            rooms = (FEW,) if wide else (SUMMED // 2 if self.table else SUMMED, FEW)
             tuning.run_fastest(kernel, count, rooms, run, (of_D, *results), options)
 
 
