@@ -400,8 +400,9 @@ class _Problem:
                         **options,
                     )
 
-            # A table takes registers, too.
-            rooms = (FEW,) if wide else (SUMMED // 2 if self.table else SUMMED, FEW)
+            # Second derivatives of a table take registers, too.
+            half = self.table and name.startswith("second")
+            rooms = (FEW,) if wide else (SUMMED // 2 if half else SUMMED, FEW)
             tuning.run_fastest(kernel, count, rooms, run, (of_D, *results), options)
 
 
