@@ -327,8 +327,9 @@ def main():
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
+    usual = float(accuracy_report.USUAL)
     parser.add_argument(
-        "--final", type=float, default=0.1, help="learning rate at the end, of that at the start"
+        "--final", type=float, default=usual, help="learning rate at the end, of that at the start"
     )
     parser.add_argument("--frames", type=int, help="for training, default: all but validation's")
     numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731

@@ -2,7 +2,7 @@
 
 import torch
 from e3nn import o3
-from timing import Case, Work, device, layer, with_plain
+from timing import Case, Work, device, layer, require, with_plain
 
 from gaunt_plugin.layers import (
     AlignedConvolution,
@@ -27,10 +27,6 @@ try:
     CUEQ = modules is not None
 except ImportError:
     CUEQ = False
-try:
-    import openequivariance
-except ImportError:
-    openequivariance = None
 
 
 def natural(channels, lmax):
@@ -42,8 +38,8 @@ def random(*shape):
     return torch.randn(shape).to(device()).requires_grad_()
 
 
-def missing(package="cuequivariance-torch"):
-    raise ImportError(f"not installed: {package}")
+def missing():
+    raise ImportError("not installed: cuequivariance-torch")
 
 
 def cueq():
@@ -140,8 +136,9 @@ def convolution(kind, nodes, edges, channels, lin, lmax):
             return linear(module(x, attrs, weights, index))
 
     elif kind == "oeq":
-        if openequivariance is None:
-            missing("openequivariance")
+        require("openequivariance")
+        import openequivariance
+
         problem = openequivariance.TPProblem(
             irreps_in, harmonics, entries, paths, shared_weights=False, internal_weights=False
         )

@@ -1,7 +1,7 @@
 """Triton kernels in tests: in Triton's interpreter, or on a GPU."""
 
 from gaunt_plugin.ops import _operator, cuda
-from gaunt_plugin.ops.cuda import launch
+from gaunt_plugin.ops.cuda import groups, launch
 
 from .ops.passes import assert_same, passes
 
@@ -21,6 +21,17 @@ class Way:
     def switch(self, on):
         ready = cuda.ready if on else lambda device: False
         self.patch.setitem(_operator.KERNELS, self.name, self.kernels._replace(ready=ready))
+
+    def sorted_rows(self):
+        """Rows of edge_index, filled as edges are sorted from now on."""
+        rows, make = [], groups._groups.make
+
+        def record(edge_index, row, *sizes):
+            rows.append(row)
+            return make(edge_index, row, *sizes)
+
+        self.patch.setattr(groups._groups, "make", record)
+        return rows
 
     def same(self, run, inputs, kind, compare=passes):
         """Compare with the plain form; what the kernels gave."""

@@ -402,15 +402,9 @@ def test_short_numbers_have_long_sums(name, dtype, way):
 # Edges are sorted once per graph.
 
 
-def test_sorted_once_for_all_layers_and_passes(way, monkeypatch):
+def test_sorted_once_for_all_layers_and_passes(way):
     layer, inputs, index = convolution_of("0e+1o", "0e+1o", 2, torch.float64, way)
-    sorted_rows, make = [], groups._groups.make
-
-    def record(edge_index, row, *sizes):
-        sorted_rows.append(row)
-        return make(edge_index, row, *sizes)
-
-    monkeypatch.setattr(groups._groups, "make", record)
+    sorted_rows = way.sorted_rows()
     edges = [index]
     for _ in range(2):
         passes(lambda x, *t: layer(layer(x, *t, *edges), *t, *edges), inputs)
