@@ -34,7 +34,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "accuracy.yaml"
-PROBED = 2  # epochs
+PROBED = 2  # epochs, and more until they took
+PROBED_SECONDS = 1.0  # of CPU time, which is read every 0.1 s
 SNAPSHOTS = 6  # of a run, tested after it
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 TICK = os.sysconf("SC_CLK_TCK")
@@ -81,6 +82,11 @@ def schedule(budget, final, start_up, epoch):
     """
     epochs = max(2, round((budget - start_up) / epoch))
     return Schedule(epochs, final ** (1 / (epochs - 1)))
+
+
+def timed(curve):
+    """Whether the epochs after the first took long enough to tell the time of one."""
+    return len(curve) > PROBED and curve[-1]["cpu"] - curve[0]["cpu"] >= PROBED_SECONDS
 
 
 def default_data(name):
@@ -162,7 +168,7 @@ class Run:
         if not path.exists():
             plan = self.schedule()
             print(f"{self.label}: {plan.epochs} epochs", flush=True)
-            curve = self.follow(self.folder, plan, plan.epochs)
+            curve = self.follow(self.folder, plan, lambda curve: len(curve) == plan.epochs)
             path.write_text(json.dumps(self.tested(plan, curve), indent=1))
         return json.loads(path.read_text())
 
@@ -171,14 +177,14 @@ class Run:
         path = self.probe / "times.json"
         if not path.exists():
             shutil.rmtree(self.probe, ignore_errors=True)  # an interrupted one times nothing
-            curve = self.follow(self.probe, Schedule(10**6, 1.0), 1 + PROBED)
-            first, last = (curve[i]["cpu"] for i in (0, PROBED))
-            epoch = (last - first) / PROBED
+            curve = self.follow(self.probe, Schedule(10**6, 1.0), timed)
+            first, last = (curve[i]["cpu"] for i in (0, -1))
+            epoch = (last - first) / (len(curve) - 1)
             path.write_text(json.dumps({"start_up": first - epoch, "epoch": epoch}))
         return schedule(60 * self.minutes, self.final, **json.loads(path.read_text()))
 
-    def follow(self, folder, plan, epochs):
-        """Train until so many epochs are done; returns one row for each, with the CPU time."""
+    def follow(self, folder, plan, enough):
+        """Train until the curve is enough; that has one row per epoch, with the CPU time."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "train.xyz").exists():
             path, validation = self.source / self.spec.train, self.spec.validation
@@ -211,7 +217,7 @@ class Run:
                     if wanted is not None and self.module.keep(folder, folder / f"epoch{wanted}"):
                         wanted = None
                     record()
-                    if len(curve) >= epochs and epochs < plan.epochs:
+                    if len(curve) < plan.epochs and enough(curve):
                         break
                     time.sleep(0.1)
             finally:
@@ -219,10 +225,8 @@ class Run:
                     process.terminate()
                 process.wait()
                 record()  # what an interrupted one had done goes on from its checkpoint
-        if len(curve) < epochs:
-            sys.exit(
-                f"{self.label}: ended after {len(curve)} of {epochs} epochs, see {output.name}"
-            )
+        if not enough(curve):
+            sys.exit(f"{self.label}: ended after {len(curve)} epochs, see {output.name}")
         return curve
 
     def tested(self, plan, curve):

@@ -38,6 +38,16 @@ def test_the_rate_ends_with_the_budget():
     assert schedule(budget=1, final=0.2, start_up=20, epoch=5).epochs == 2
 
 
+def test_quick_epochs_are_timed_together():
+    from accuracy import timed
+
+    # A fast machine finishes some between two readings of the CPU time, which are then the same.
+    assert not timed([{"cpu": 6.1}] * 5)
+    assert not timed([{"cpu": 6.1}] * 5 + [{"cpu": 6.3}] * 5)
+    assert timed([{"cpu": 6.1}] * 5 + [{"cpu": 7.2}])
+    assert not timed([{"cpu": 6.1}, {"cpu": 16.1}])
+
+
 def test_a_seed_is_one_split(tmp_path):
     from accuracy import frames, split
 
