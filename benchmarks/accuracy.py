@@ -13,6 +13,7 @@ Finished runs are added to the CSV files in ``--out``, and the page is written a
 
 import argparse
 import csv
+import functools
 import importlib
 import importlib.util
 import io
@@ -125,6 +126,7 @@ def split(path, validation, count, seed, folder):
     (folder / "train.xyz").write_text("".join(found[validation : validation + count]))
 
 
+@functools.cache
 def unseen(path, training):
     """Structures of a test file that aren't in the training file: 31 of 3BPA's train_mixedT are."""
     known = {atoms(frame) for frame in frames(training)}

@@ -8,8 +8,8 @@ import torch
 
 from gaunt_plugin.ops import checkpointing
 from gaunt_plugin.ops._operator import has_kernel
-from gaunt_plugin.ops.cuda.launch import PerTensor
 from gaunt_plugin.ops.operation import Operation
+from gaunt_plugin.ops.per_tensor import PerTensor
 from gaunt_plugin.ops.recording import recording
 
 # Fewer radial weights than these are stored for all edges: making them again takes longer.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from gaunt_plugin.ops.cuda.launch import PerTensor
+from gaunt_plugin.ops.per_tensor import PerTensor
 
 
 class Groups(NamedTuple):

@@ -7,9 +7,9 @@ import importlib
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
 from gaunt_plugin.ops.cuda import triton_version, tuning
+from gaunt_plugin.ops.per_tensor import PerTensor
 from gaunt_plugin.ops.tables import unpack
 
 FORWARD, BACKWARD, DOUBLE_BACKWARD = range(3)
@@ -154,29 +154,6 @@ def real(array: torch.Tensor):
     """The same, as Triton names it."""
     language = importlib.import_module("triton.language")
     return language.float64 if array.dtype == torch.float64 else language.float32
-
-
-class PerTensor:
-    """What is made from a tensor and hashable arguments, kept while the tensor lives.
-
-    A change of the tensor in place is noticed by its version. Nothing is kept of inference
-    tensors, which have none.
-    """
-
-    def __init__(self, make: Callable) -> None:
-        self.make = make
-        self.kept = WeakIdKeyDictionary()
-
-    def __call__(self, tensor: torch.Tensor, *arguments):
-        if tensor.is_inference():
-            return self.make(tensor, *arguments)
-        version, made = self.kept.get(tensor, (None, None))
-        if version != tensor._version:
-            version, made = tensor._version, {}
-            self.kept[tensor] = version, made
-        if arguments not in made:
-            made[arguments] = self.make(tensor, *arguments)
-        return made[arguments]
 
 
 def _parsed(constants: torch.Tensor, parse: Callable):

@@ -16,6 +16,7 @@ import torch
 
 from gaunt_plugin.ops.cuda import launch, source
 from gaunt_plugin.ops.cuda.expressions import Expressions, Value, statements, tangent
+from gaunt_plugin.ops.per_tensor import PerTensor
 
 # Registers of a thread for what is kept through the quadrature, of 255.
 KEPT = 160
@@ -310,7 +311,7 @@ def _table(constants: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor(table, dtype=dtype, device=constants.device)
 
 
-_table_of = launch.PerTensor(_table)
+_table_of = PerTensor(_table)
 
 
 def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> None:
@@ -359,8 +360,6 @@ def run(number: int, constants: torch.Tensor, arguments: launch.Arguments) -> No
     for part in _parts(number, launch.words(x)):
         named = zip(_results(layout, number), arrays[first:])
         results = [array if name in part else None for name, array in named]
-        if all(result is None for result in results):
-            continue
         launch.over_channels(
             getattr(kernels, NAMES[number]),
             nodes,

@@ -26,11 +26,13 @@ def run_fastest(kernel, programs: int, candidates: Sequence[int], run, results, 
         programs: the size of the launch.
         candidates: numbers, the usual one first.
         run: called with other arrays for results while it is timed: it may add to what lies there.
-        results: arrays or None.
+        results: arrays or None; without any nothing is run.
         what: else the choice depends on.
     """
     written = [result for result in results if result is not None]
-    if not written or not programs or not switched_on(written[0].device):
+    if not written:
+        return
+    if not programs or not switched_on(written[0].device):
         run(candidates[0], *results)
         return
 
