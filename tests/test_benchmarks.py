@@ -91,3 +91,33 @@ print([why for (_, _, work), why in given_up.items() if not work])
     assert done.stdout.splitlines() == [
         str(r) for r in (["ok", *results], ["ok", *results], results)
     ]
+
+
+def test_md_goes_on_and_counts_broken_molecules(tmp_path, monkeypatch):
+    sample = ROOT / "examples" / "3bpa_sample" / "test_300K.xyz"
+    command = [sys.executable, ROOT / "benchmarks" / "md_stability.py", "3bpa-small"]
+    command += ["--start", sample, "--copies", "2", "--reference", f"300={sample}"]
+    command += ["--work", tmp_path, "--timestep", "1"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for ps in "0.1", "0.3":
+        done = subprocess.run(
+            [*command, "--ps", ps], env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert ": 2 x 0.3 ps" in done.stdout
+    assert " 0 of 6 molecules in pieces" in done.stdout
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import md_stability
+    import numpy as np
+    from ase.io import Trajectory
+
+    frames = Trajectory(tmp_path / "3bpa-small-300K.traj")
+    assert len(frames) == 3
+    pairs = md_stability.distances(frames, len(frames[0]) // 2)
+    assert all(md_stability.whole(p) for p in pairs)
+    broken = frames[0].positions[: len(frames[0]) // 2].copy()
+    broken[0] += 10
+    assert not md_stability.whole(md_stability.pdist(broken))
+    assert md_stability.difference(pairs, pairs) == 0
+    assert md_stability.difference(pairs, np.full_like(pairs, 18.0)) == 1
