@@ -1,7 +1,7 @@
 """Trains models to a budget of CPU time and compares their errors, stock and Gaunt.
 
-    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--final 0.1]
-        [--seeds 1] [MODEL ...]
+    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--lr 0.02]
+        [--final 0.1] [--seeds 1] [MODEL ...]
 
 Models are those of ``accuracy.yaml`` for the host that is installed. Each is trained by the host's
 own command with one thread. The budget counts the CPU time of that process from its start to its
@@ -70,19 +70,20 @@ SETS = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """Number of epochs and the factor of the learning rate after each."""
+    """Number of epochs, the first learning rate and its factor after each epoch."""
 
     epochs: int
+    lr: float
     gamma: float
 
 
-def schedule(budget, final, start_up, epoch):
+def schedule(budget, lr, final, start_up, epoch):
     """The epochs that fit in ``budget`` after ``start_up``, with ``epoch`` for one, all in s.
 
     The rate falls by a constant factor, such that it is ``final`` of the first in the last epoch.
     """
     epochs = max(2, round((budget - start_up) / epoch))
-    return Schedule(epochs, final ** (1 / (epochs - 1)))
+    return Schedule(epochs, lr, final ** (1 / (epochs - 1)))
 
 
 def timed(curve):
@@ -151,18 +152,21 @@ def cpu_seconds(process):
 class Run:
     """One training, in a folder that holds all that is needed to go on."""
 
-    def __init__(self, host, name, seed, minutes, final, data, folder, options, work, count=None):
+    def __init__(self, host, name, seed, budget, data, folder, options, work, count=None):
         self.host, self.name, self.seed = host, name, seed
-        self.minutes, self.final = minutes, final
+        self.minutes, self.lr, self.final = budget
         self.data, self.spec, self.source, self.options = data, SETS[data], folder, options
         available = len(frames(folder / self.spec.train)) - self.spec.validation
         self.frames = min(count or available, available)
         fewer = f"-{self.frames}frames" if self.frames < available else ""
         place = work / data / host / name.replace(" ", "_")
-        self.folder = place / f"{minutes:g}min-final{final:g}-seed{seed}{fewer}"
+        rate = f"lr{self.lr:g}-final{self.final:g}"
+        self.folder = place / f"{self.minutes:g}min-{rate}-seed{seed}{fewer}"
         self.probe = place / f"probe{fewer}"
         self.module = importlib.import_module(f"accuracy_{host}")
-        self.label = f"{data} {host} {name}, {self.frames} frames, {minutes:g} min, seed {seed}"
+        self.label = (
+            f"{data} {host} {name}, {self.frames} frames, {self.minutes:g} min, {rate}, seed {seed}"
+        )
 
     def result(self):
         """Errors and costs; trains if that has not been done."""
@@ -179,11 +183,12 @@ class Run:
         path = self.probe / "times.json"
         if not path.exists():
             shutil.rmtree(self.probe, ignore_errors=True)  # an interrupted one times nothing
-            curve = self.follow(self.probe, Schedule(10**6, 1.0), timed)
+            curve = self.follow(self.probe, Schedule(10**6, self.lr, 1.0), timed)
             first, last = (curve[i]["cpu"] for i in (0, -1))
             epoch = (last - first) / (len(curve) - 1)
             path.write_text(json.dumps({"start_up": first - epoch, "epoch": epoch}))
-        return schedule(60 * self.minutes, self.final, **json.loads(path.read_text()))
+        times = json.loads(path.read_text())
+        return schedule(60 * self.minutes, self.lr, self.final, **times)
 
     def follow(self, folder, plan, enough):
         """Train until the curve is enough; that has one row per epoch, with the CPU time."""
@@ -282,6 +287,7 @@ def record(out, run, result):
         "frames": str(run.frames),
         "model": run.name,
         "minutes": f"{run.minutes:g}",
+        "lr": f"{run.lr:g}",
         "final": f"{run.final:g}",
         "seed": str(run.seed),
     }
@@ -333,9 +339,10 @@ def main():
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
-    usual = float(accuracy_report.USUAL)
+    usual = {name: float(value) for name, value in accuracy_report.USUAL.items()}
+    parser.add_argument("--lr", type=float, default=usual["lr"], help="first learning rate")
     parser.add_argument(
-        "--final", type=float, default=usual, help="learning rate at the end, of that at the start"
+        "--final", type=float, default=usual["final"], help="the last one, as a part of the first"
     )
     parser.add_argument("--frames", type=int, help="for training, default: all but validation's")
     numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
@@ -355,8 +362,8 @@ def main():
     for seed in args.seeds:
         for name in args.models or table["models"]:
             options = {**table["common"], **table["models"][name]}
-            budget = args.minutes, args.final
-            run = Run(host, name, seed, *budget, args.set, source, options, work, args.frames)
+            budget = args.minutes, args.lr, args.final
+            run = Run(host, name, seed, budget, args.set, source, options, work, args.frames)
             result = run.result()
             record(args.out, run, result)
             print(f"{run.label}: {result['cpu']:.0f} s, {flat(result['tests'])}", flush=True)

@@ -26,6 +26,7 @@ def prepare(folder, options, plan, seed, isolated):
         "forces_key": "forces",
         "E0s": str(energies),
         "scheduler": "ExponentialLR",
+        "lr": plan.lr,
         "lr_scheduler_gamma": plan.gamma,
         "max_num_epochs": plan.epochs,
         "restart_latest": True,

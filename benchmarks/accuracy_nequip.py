@@ -87,7 +87,7 @@ def prepare(folder, options, plan, seed, isolated):
                     "forces_rmse": 1.0,
                 },
             },
-            "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01, "amsgrad": True},
+            "optimizer": {"_target_": "torch.optim.Adam", "lr": plan.lr, "amsgrad": True},
             "lr_scheduler": {
                 "scheduler": {
                     "_target_": "torch.optim.lr_scheduler.ExponentialLR",

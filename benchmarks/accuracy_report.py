@@ -25,8 +25,8 @@ missing here hasn't been run.
 Every model is trained by its host's own command for the same CPU time, on one thread, in float32
 with the kernels of `gaunt build kernels`. The budget counts the CPU time of the process, from its
 start to its last epoch, not the time on the clock: other processes ran beside it, and trainings
-were stopped and resumed. The learning rate falls from 0.01 to 0.001 (or further, where a title
-says so) by a constant factor per epoch, chosen with the number of epochs from the time of an
+were stopped and resumed. The learning rate falls from 0.02 to 0.002 (where a title doesn't
+say otherwise) by a constant factor per epoch, chosen with the number of epochs from the time of an
 epoch; CPU times more than 10 % off the budget are **bold**. Of 500 published frames at 300 K, 450
 (or fewer, where a title says so) are for training and 50 for choosing the epoch; a seed is one
 split, the same for all models, and one start of the weights.
@@ -44,7 +44,8 @@ PUBLISHED = {
         "BOTNet, converged (published)": {"300K": (6.3, 0.89), "600K": (29.8, 6.2)},
     }
 }
-USUAL = "0.1"  # end of the learning rate, of its start
+# The first learning rate, and the last one as a part of it
+USUAL = {"lr": "0.02", "final": "0.1"}
 TITLES = {"acac": "Acetylacetone", "3bpa": "3BPA"}
 HOSTS = {"mace": "MACE", "nequip": "NequIP"}
 
@@ -204,8 +205,12 @@ def stem(row):
 
 def budget(row):
     """Frames, time and schedule, as a part of a name."""
-    slower = "" if row["final"] == USUAL else f"-final{row['final']}"
-    return f"{row['frames']}frames-{row['minutes']}min{slower}"
+    rate = "" if is_usual(row) else f"-lr{row['lr']}-final{row['final']}"
+    return f"{row['frames']}frames-{row['minutes']}min{rate}"
+
+
+def is_usual(row):
+    return all(row[name] == value for name, value in USUAL.items())
 
 
 def write(folder):
@@ -223,6 +228,7 @@ def write(folder):
         -float(row["minutes"]),
         row["host"],
         -int(row["frames"]),
+        -float(row["lr"]),
         -float(row["final"]),
     )
     rows.sort(key=kind)
@@ -232,8 +238,9 @@ def write(folder):
     for group in groups:
         row = group[0]
         title = f"{title_of(row)}, {row['minutes']} minutes, {row['frames']} frames"
-        if row["final"] != USUAL:
-            title += f", learning rate to {float(row['final']):.0%}"
+        if not is_usual(row):
+            first = float(row["lr"])
+            title += f", learning rate {first:g} to {first * float(row['final']):g}"
         lines += [f"## {title}", "", *table(group), ""]
         figures = folder / f"{row['set']}-{row['host']}-{budget(row)}"
         paths.append(figures.with_name(f"{figures.name}.svg"))

@@ -32,10 +32,10 @@ def benchmarks(monkeypatch):
 def test_the_rate_ends_with_the_budget():
     from accuracy import schedule
 
-    plan = schedule(budget=600, final=0.2, start_up=20, epoch=5.8)
+    plan = schedule(budget=600, lr=0.01, final=0.2, start_up=20, epoch=5.8)
     assert plan.epochs == 100
     assert plan.gamma ** (plan.epochs - 1) == pytest.approx(0.2)
-    assert schedule(budget=1, final=0.2, start_up=20, epoch=5).epochs == 2
+    assert schedule(budget=1, lr=0.01, final=0.2, start_up=20, epoch=5).epochs == 2
 
 
 def test_quick_epochs_are_timed_together():
@@ -91,20 +91,20 @@ def test_page(tmp_path):
     folder = tmp_path / "accuracy"
     (folder / "curves").mkdir(parents=True)
     fields = (
-        "set,host,frames,model,minutes,final,seed,epochs,parameters,cpu,300K_energy,300K_forces,"
+        "set,host,frames,model,minutes,lr,final,seed,epochs,parameters,cpu,300K_energy,300K_forces,"
     )
     rows = [
-        "acac,mace,450,worse,1,0.1,1,9,1000,60,30.0,20.0,5.0",
-        "acac,mace,450,worse,1,0.01,1,9,1000,60,60.0,40.0,5.0",
-        "acac,mace,450,better,1,0.1,1,9,1000,70,4.0,10.0,5.0",
-        "acac,mace,450,better,1,0.1,2,9,1000,60,6.0,12.0,5.0",
+        "acac,mace,450,worse,1,0.02,0.1,1,9,1000,60,30.0,20.0,5.0",
+        "acac,mace,450,worse,1,0.02,0.01,1,9,1000,60,60.0,40.0,5.0",
+        "acac,mace,450,better,1,0.02,0.1,1,9,1000,70,4.0,10.0,5.0",
+        "acac,mace,450,better,1,0.02,0.1,2,9,1000,60,6.0,12.0,5.0",
     ]
     (folder / "runs.csv").write_text("\n".join([fields + "dihedral_energy", *rows, ""]))
     (folder / "scans").mkdir()
     scan = "test,point,error\ndihedral,0,1.5\ndihedral,1,-20.0\n"
     (folder / "scans" / "acac-mace-better-450frames-1min-1.csv").write_text(scan)
     runs = "worse-450frames-1min-1", "better-450frames-1min-1", "better-450frames-1min-2"
-    for name in (*runs, "worse-450frames-1min-final0.01-1"):
+    for name in (*runs, "worse-450frames-1min-lr0.02-final0.01-1"):
         curve = "epoch,cpu,forces,300K_forces\n0,10,30.0,\n1,20,15.0,16.0\n"
         (folder / "curves" / f"acac-mace-{name}.csv").write_text(curve)
     (folder / "findings.md").write_text("## Findings\n")
@@ -118,7 +118,9 @@ def test_page(tmp_path):
     )
     assert start < page.index("| worse | 1 | 1000 | 9 | 60 | 20.0 (30.0) | (5.0) |")
     assert "| *MACE, converged (published)* |" in page
-    other = page.index("## Acetylacetone, MACE, 1 minutes, 450 frames, learning rate to 1%")
+    other = page.index(
+        "## Acetylacetone, MACE, 1 minutes, 450 frames, learning rate 0.02 to 0.0002"
+    )
     assert other < page.index("| worse | 1 | 1000 | 9 | 60 | 40.0 (60.0) | (5.0) |")
     assert "NequIP, converged" not in page
 
@@ -141,7 +143,7 @@ def test_training_goes_on_after_an_interruption(tmp_path):
     command += ["--minutes", "0.17", "--work", tmp_path, "--out", tmp_path / "out"]
     command += ["--seeds", "1", "small"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    folder = tmp_path / "sample" / HOST / "small" / "0.17min-final0.1-seed1"
+    folder = tmp_path / "sample" / HOST / "small" / "0.17min-lr0.02-final0.1-seed1"
     curve, spent = folder / "curve.json", folder / "cpu"
 
     first = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
