@@ -1,6 +1,6 @@
 """Trains models to a budget of CPU time and compares their errors, stock and Gaunt.
 
-    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--lr 0.02]
+    python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--lr 0.01]
         [--final 0.1] [--seeds 1] [MODEL ...]
 
 Models are those of ``accuracy.yaml`` for the host that is installed. Each is trained by the host's
@@ -339,10 +339,9 @@ def main():
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
-    usual = {name: float(value) for name, value in accuracy_report.USUAL.items()}
-    parser.add_argument("--lr", type=float, default=usual["lr"], help="first learning rate")
+    parser.add_argument("--lr", type=float, default=0.01, help="first learning rate")
     parser.add_argument(
-        "--final", type=float, default=usual["final"], help="the last one, as a part of the first"
+        "--final", type=float, default=0.1, help="the last one, as a part of the first"
     )
     parser.add_argument("--frames", type=int, help="for training, default: all but validation's")
     numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731

@@ -25,12 +25,11 @@ missing here hasn't been run.
 Every model is trained by its host's own command for the same CPU time, on one thread, in float32
 with the kernels of `gaunt build kernels`. The budget counts the CPU time of the process, from its
 start to its last epoch, not the time on the clock: other processes ran beside it, and trainings
-were stopped and resumed. The learning rate falls from 0.02 to 0.002 (where a title doesn't
-say otherwise) by a constant factor per epoch, chosen with the number of epochs from the time of an
-epoch; CPU times more than 10 % off the budget are **bold**. Of 500 published frames at 300 K, 450
-(or fewer, where a title says so) are for training and 50 for choosing the epoch; a seed is one
-split, the same for all models, and one start of the weights.
-Batches of 5, cutoff 5 Å; all settings are in `benchmarks/accuracy.yaml`.
+were stopped and resumed. The learning rate falls by a constant factor per epoch, chosen with the
+number of epochs from the time of an epoch; CPU times more than 10 % off the budget are **bold**.
+Of 500 published frames at 300 K, 450 (or fewer, where a title says so) are for training and 50 for
+choosing the epoch; a seed is one split, the same for all models, and one start of the weights.
+Batches of 5, cutoff 5 Å; all other settings are in `benchmarks/accuracy.yaml`.
 
 Errors are root mean squares over the published test sets, without frames that are in the training
 file, too (31 of train_mixedT of 3BPA are): forces in meV/Å, in brackets energies of whole
@@ -44,8 +43,6 @@ PUBLISHED = {
         "BOTNet, converged (published)": {"300K": (6.3, 0.89), "600K": (29.8, 6.2)},
     }
 }
-# The first learning rate, and the last one as a part of it
-USUAL = {"lr": "0.02", "final": "0.1"}
 TITLES = {"acac": "Acetylacetone", "3bpa": "3BPA"}
 HOSTS = {"mace": "MACE", "nequip": "NequIP"}
 
@@ -73,16 +70,16 @@ def number(values):
 def table(rows):
     """Lines of a Markdown table: models of one data set, host and budget, the best first."""
     names = tests(rows)
-    lines = ["| model | seeds | parameters | epochs | CPU, s | " + " | ".join(names) + " |"]
-    lines.append("|---" * (len(names) + 5) + "|")
+    columns = ["model", "learning rate", "seeds", "parameters", "epochs", "CPU, s", *names]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     models = {}
     for row in rows:
-        models.setdefault(row["model"], []).append(row)
+        models.setdefault((row["model"], rate(row)), []).append(row)
     first = next((f"{n}_forces" for n in names if rows[0].get(f"{n}_forces")), f"{names[0]}_energy")
     order = sorted(models, key=lambda m: statistics.mean(float(row[first]) for row in models[m]))
     for model in order:
         runs = models[model]
-        cells = [model, str(len(runs)), runs[0]["parameters"], spread(runs, "epochs")]
+        cells = [*model, str(len(runs)), runs[0]["parameters"], spread(runs, "epochs")]
         budget = 60 * float(runs[0]["minutes"])
         off = any(abs(float(run["cpu"]) / budget - 1) > 0.1 for run in runs)
         cells.append(f"**{spread(runs, 'cpu')}**" if off else spread(runs, "cpu"))
@@ -94,8 +91,18 @@ def table(rows):
     for model, errors in PUBLISHED.get(rows[0]["set"], {}).items():
         if model.lower().startswith(rows[0]["host"]):
             found = ["{} ({})".format(*errors[n]) if n in errors else "" for n in names]
-            lines.append("| " + " | ".join([f"*{model}*", "", "", "", "", *found]) + " |")
+            lines.append("| " + " | ".join([f"*{model}*", "", "", "", "", "", *found]) + " |")
     return lines
+
+
+def rate(row):
+    """The learning rate at the start and at the end."""
+    first = float(row["lr"])
+    return f"{first:g} to {first * float(row['final']):.2g}"
+
+
+def label_of(row):
+    return f"{row['model']}, {rate(row)}"
 
 
 def spread(runs, key):
@@ -111,9 +118,10 @@ def plot(rows, folder, path):
     models = models_of(rows)
     for row in rows:
         curve = read(folder / "curves" / f"{stem(row)}.csv")
-        color = f"C{models.index(row['model'])}"
+        color = f"C{models.index(label_of(row))}"
         style = "--" if row["model"].startswith("stock") else "-"
-        label = row["model"] if row is next(r for r in rows if r["model"] == row["model"]) else None
+        first = next(r for r in rows if label_of(r) == label_of(row))
+        label = label_of(row) if row is first else None
         for axis, panel in zip(axes[0], panels):
             points = [(float(c["cpu"]), float(c[panel])) for c in curve if c.get(panel)]
             axis.loglog(*zip(*points), style, color=color, label=label, lw=1)
@@ -172,14 +180,14 @@ def save(figure, path):
 
 
 def models_of(rows):
-    return list(dict.fromkeys(row["model"] for row in rows))
+    return list(dict.fromkeys(label_of(row) for row in rows))
 
 
 def plot_scans(rows, folder, path):
     """Errors of energies along the scans, of the first seed of each model; False without any."""
-    rows = [next(row for row in rows if row["model"] == model) for model in models_of(rows)]
+    rows = [next(row for row in rows if label_of(row) == model) for model in models_of(rows)]
     paths = [folder / "scans" / f"{stem(row)}.csv" for row in rows]
-    scans = {row["model"]: read(p) for row, p in zip(rows, paths) if p.exists()}
+    scans = {label_of(row): read(p) for row, p in zip(rows, paths) if p.exists()}
     names = list(dict.fromkeys(point["test"] for scan in scans.values() for point in scan))
     if not names:
         return False
@@ -200,17 +208,13 @@ def plot_scans(rows, folder, path):
 def stem(row):
     """Name of the file with the curve of a run."""
     model = row["model"].replace(" ", "_")
-    return f"{row['set']}-{row['host']}-{model}-{budget(row)}-{row['seed']}"
+    rates = f"lr{row['lr']}-final{row['final']}"
+    return f"{row['set']}-{row['host']}-{model}-{budget(row)}-{rates}-{row['seed']}"
 
 
 def budget(row):
-    """Frames, time and schedule, as a part of a name."""
-    rate = "" if is_usual(row) else f"-lr{row['lr']}-final{row['final']}"
-    return f"{row['frames']}frames-{row['minutes']}min{rate}"
-
-
-def is_usual(row):
-    return all(row[name] == value for name, value in USUAL.items())
+    """Frames and time, as a part of a name."""
+    return f"{row['frames']}frames-{row['minutes']}min"
 
 
 def write(folder):
@@ -228,8 +232,6 @@ def write(folder):
         -float(row["minutes"]),
         row["host"],
         -int(row["frames"]),
-        -float(row["lr"]),
-        -float(row["final"]),
     )
     rows.sort(key=kind)
     groups = [list(group) for _, group in itertools.groupby(rows, key=kind)]
@@ -238,9 +240,6 @@ def write(folder):
     for group in groups:
         row = group[0]
         title = f"{title_of(row)}, {row['minutes']} minutes, {row['frames']} frames"
-        if not is_usual(row):
-            first = float(row["lr"])
-            title += f", learning rate {first:g} to {first * float(row['final']):g}"
         lines += [f"## {title}", "", *table(group), ""]
         figures = folder / f"{row['set']}-{row['host']}-{budget(row)}"
         paths.append(figures.with_name(f"{figures.name}.svg"))

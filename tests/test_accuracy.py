@@ -102,26 +102,23 @@ def test_page(tmp_path):
     (folder / "runs.csv").write_text("\n".join([fields + "dihedral_energy", *rows, ""]))
     (folder / "scans").mkdir()
     scan = "test,point,error\ndihedral,0,1.5\ndihedral,1,-20.0\n"
-    (folder / "scans" / "acac-mace-better-450frames-1min-1.csv").write_text(scan)
-    runs = "worse-450frames-1min-1", "better-450frames-1min-1", "better-450frames-1min-2"
-    for name in (*runs, "worse-450frames-1min-lr0.02-final0.01-1"):
+    (folder / "scans" / "acac-mace-better-450frames-1min-lr0.02-final0.1-1.csv").write_text(scan)
+    for name in ("better-0.1-1", "better-0.1-2", "worse-0.1-1", "worse-0.01-1"):
+        name = name.replace("-", "-450frames-1min-lr0.02-final", 1)
         curve = "epoch,cpu,forces,300K_forces\n0,10,30.0,\n1,20,15.0,16.0\n"
         (folder / "curves" / f"acac-mace-{name}.csv").write_text(curve)
     (folder / "findings.md").write_text("## Findings\n")
     paths = accuracy_report.write(folder)
     assert all(path.exists() for path in paths)
-    assert [path.suffix for path in paths] == [".md", ".svg", ".svg", ".svg", ".svg"]
+    assert [path.suffix for path in paths] == [".md", ".svg", ".svg", ".svg"]
     page = folder.with_suffix(".md").read_text()
     assert "## Findings" in page
-    start = page.index(
-        "| better | 2 | 1000 | 9 | **60, 70** | 11.0 ± 1.0 (5.0 ± 1.0) | (5.0 ± 0.0) |"
-    )
-    assert start < page.index("| worse | 1 | 1000 | 9 | 60 | 20.0 (30.0) | (5.0) |")
+    better, worse = "| better | 0.02 to 0.002 | 2", "| worse | 0.02 to 0.002 | 1"
+    last = "| worse | 0.02 to 0.0002 | 1 | 1000 | 9 | 60 | 40.0 (60.0) | (5.0) |"
+    start = page.index(f"{better} | 1000 | 9 | **60, 70** | 11.0 ± 1.0 (5.0 ± 1.0) | (5.0 ± 0.0) |")
+    middle = page.index(f"{worse} | 1000 | 9 | 60 | 20.0 (30.0) | (5.0) |")
+    assert start < middle < page.index(last)
     assert "| *MACE, converged (published)* |" in page
-    other = page.index(
-        "## Acetylacetone, MACE, 1 minutes, 450 frames, learning rate 0.02 to 0.0002"
-    )
-    assert other < page.index("| worse | 1 | 1000 | 9 | 60 | 40.0 (60.0) | (5.0) |")
     assert "NequIP, converged" not in page
 
 
