@@ -140,7 +140,7 @@ def test_training_goes_on_after_an_interruption(tmp_path):
     command += ["--minutes", "0.17", "--work", tmp_path, "--out", tmp_path / "out"]
     command += ["--seeds", "1", "small"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    folder = tmp_path / "sample" / HOST / "small" / "0.17min-lr0.02-final0.1-seed1"
+    folder = tmp_path / "sample" / HOST / "small" / "0.17min-lr0.01-final0.1-seed1"
     curve, spent = folder / "curve.json", folder / "cpu"
 
     first = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
