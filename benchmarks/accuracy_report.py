@@ -114,7 +114,7 @@ def plot(rows, folder, path):
     """Errors against CPU time: forces on the validation set and on each test that has them."""
     panels = ["forces", *[f"{name}_forces" for name in tests(rows)]]
     panels = panels[:1] + [p for p in panels[1:] if any(row.get(p) for row in rows)]
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 2.6, 3.4), squeeze=False)
     models = models_of(rows)
     for row in rows:
         curve = read(folder / "curves" / f"{stem(row)}.csv")
@@ -129,7 +129,7 @@ def plot(rows, folder, path):
         title = "validation" if panel == "forces" else panel.removesuffix("_forces")
         axis.set(title=title, xlabel="CPU time, s", ylabel="forces, meV/Å")
         round_ticks(axis)
-    axes[0][0].legend(fontsize=6)
+    axes[0][-1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     save(figure, path)
 
 
@@ -191,7 +191,7 @@ def plot_scans(rows, folder, path):
     names = list(dict.fromkeys(point["test"] for scan in scans.values() for point in scan))
     if not names:
         return False
-    figure, axes = plt.subplots(1, len(names), figsize=(5.4 * len(names), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(names), figsize=(5.4 * len(names) + 2.6, 3.4), squeeze=False)
     for number, (model, scan) in enumerate(scans.items()):
         style = "--" if model.startswith("stock") else "-"
         for axis, name in zip(axes[0], names):
@@ -200,7 +200,7 @@ def plot_scans(rows, folder, path):
     for axis, name in zip(axes[0], names):
         axis.set(title=name, xlabel="point of the scan", ylabel="error of the energy, meV")
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=6)
+    axes[0][-1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     save(figure, path)
     return True
 
@@ -220,6 +220,7 @@ def budget(row):
 def write(folder):
     """Write the page beside the folder and the plots into it; returns their paths."""
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 8})
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=matplotlib.colormaps["tab20"].colors)
     page = folder.with_suffix(".md")
     lines, paths = [INTRODUCTION.format(folder=folder.name)], [page]
     findings = folder / "findings.md"
