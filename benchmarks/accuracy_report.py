@@ -114,7 +114,9 @@ def plot(rows, folder, path):
     """Errors against CPU time: forces on the validation set and on each test that has them."""
     panels = ["forces", *[f"{name}_forces" for name in tests(rows)]]
     panels = panels[:1] + [p for p in panels[1:] if any(row.get(p) for row in rows)]
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 2.6, 3.4), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(3.6 * len(panels) + 2.6, 3.4), squeeze=False
+    )
     models = models_of(rows)
     for row in rows:
         curve = read(folder / "curves" / f"{stem(row)}.csv")
