@@ -72,9 +72,7 @@ def table(rows):
     names = tests(rows)
     columns = ["model", "learning rate", "seeds", "parameters", "epochs", "CPU, s", *names]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    models = {}
-    for row in rows:
-        models.setdefault((row["model"], rate(row)), []).append(row)
+    models = models_of(rows)
     first = next((f"{n}_forces" for n in names if rows[0].get(f"{n}_forces")), f"{names[0]}_energy")
     order = sorted(models, key=lambda m: statistics.mean(float(row[first]) for row in models[m]))
     for model in order:
@@ -101,10 +99,6 @@ def rate(row):
     return f"{first:g} to {first * float(row['final']):.2g}"
 
 
-def label_of(row):
-    return f"{row['model']}, {rate(row)}"
-
-
 def spread(runs, key):
     """All values, once each."""
     return ", ".join(sorted({run[key] for run in runs}, key=float))
@@ -117,16 +111,14 @@ def plot(rows, folder, path):
     figure, axes = plt.subplots(
         1, len(panels), figsize=(3.6 * len(panels) + 2.6, 3.4), squeeze=False
     )
-    models = models_of(rows)
-    for row in rows:
-        curve = read(folder / "curves" / f"{stem(row)}.csv")
-        color = f"C{models.index(label_of(row))}"
-        style = "--" if row["model"].startswith("stock") else "-"
-        first = next(r for r in rows if label_of(r) == label_of(row))
-        label = label_of(row) if row is first else None
-        for axis, panel in zip(axes[0], panels):
-            points = [(float(c["cpu"]), float(c[panel])) for c in curve if c.get(panel)]
-            axis.loglog(*zip(*points), style, color=color, label=label, lw=1)
+    for number, (model, runs) in enumerate(models_of(rows).items()):
+        style = "--" if model[0].startswith("stock") else "-"
+        for run in runs:
+            curve = read(folder / "curves" / f"{stem(run)}.csv")
+            label = ", ".join(model) if run is runs[0] else None
+            for axis, panel in zip(axes[0], panels):
+                points = [(float(c["cpu"]), float(c[panel])) for c in curve if c.get(panel)]
+                axis.loglog(*zip(*points), style, color=f"C{number}", label=label, lw=1)
     for axis, panel in zip(axes[0], panels):
         title = "validation" if panel == "forces" else panel.removesuffix("_forces")
         axis.set(title=title, xlabel="CPU time, s", ylabel="forces, meV/Å")
@@ -182,14 +174,18 @@ def save(figure, path):
 
 
 def models_of(rows):
-    return list(dict.fromkeys(label_of(row) for row in rows))
+    """The runs of each model and learning rate."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["model"], rate(row)), []).append(row)
+    return found
 
 
 def plot_scans(rows, folder, path):
     """Errors of energies along the scans, of the first seed of each model; False without any."""
-    rows = [next(row for row in rows if label_of(row) == model) for model in models_of(rows)]
-    paths = [folder / "scans" / f"{stem(row)}.csv" for row in rows]
-    scans = {label_of(row): read(p) for row, p in zip(rows, paths) if p.exists()}
+    models = models_of(rows)
+    paths = [folder / "scans" / f"{stem(runs[0])}.csv" for runs in models.values()]
+    scans = {", ".join(model): read(p) for model, p in zip(models, paths) if p.exists()}
     names = list(dict.fromkeys(point["test"] for scan in scans.values() for point in scan))
     if not names:
         return False

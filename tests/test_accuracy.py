@@ -122,6 +122,13 @@ def test_page(tmp_path):
     assert "NequIP, converged" not in page
 
 
+def test_each_figure_is_shown():
+    pages = [(ROOT / name).read_text() for name in ("README.md", "docs/accuracy.md")]
+    figures = list((ROOT / "docs" / "accuracy").glob("*.svg"))
+    assert figures
+    assert [f.name for f in figures if not any(f.name in page for page in pages)] == []
+
+
 @pytest.mark.training
 def test_training_goes_on_after_an_interruption(tmp_path):
     from accuracy import frames
