@@ -33,9 +33,10 @@ EVERY = 0.1  # ps, between frames that are kept
 def run(model, molecules, temperature, ps, timestep, path):
     """Go on with a trajectory until it has its length; returns its frames."""
     wanted = round(ps / EVERY)
-    done = len(Trajectory(path)) if path.exists() else 0
+    kept = Trajectory(path) if path.exists() else []
+    done = len(kept)
     if done:
-        atoms = Trajectory(path)[-1]
+        atoms = kept[-1]
     else:
         atoms = Atoms()
         for number, molecule in enumerate(molecules):
