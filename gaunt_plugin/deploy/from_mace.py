@@ -16,18 +16,14 @@ from e3nn.util.jit import compile_mode
 
 from gaunt_plugin.deploy import radial
 from gaunt_plugin.deploy.contract import DTYPES, Description, ModelFileError, edge_gradients
-from gaunt_plugin.layers import ChannelsLastConvolution
+from gaunt_plugin.layers import ChannelsLastConvolution, LayoutLinear
 from gaunt_plugin.layers.convolution.radial_table import (
     RadialTable,
     TabulatedConvolution,
     TabulatedFunctions,
     join_radial,
 )
-from gaunt_plugin.mace.channels_last import (
-    ChannelsFirst,
-    FixedLinear,
-    LayoutLinear,
-)
+from gaunt_plugin.mace.channels_last import ChannelsFirst, FixedLinear
 from gaunt_plugin.mace.scripting import replace_gates
 from gaunt_plugin.mace.weights import load_weights
 
@@ -209,8 +205,10 @@ def _convolution_of(block: torch.nn.Module) -> torch.nn.Module:
 def _keeps_channels_last(block: torch.nn.Module) -> bool:
     """Whether a block does nothing with its messages but a linear layer from irrep to irrep."""
     linear = block.linear
-    if isinstance(linear, LayoutLinear) or "Residual" not in type(block).__name__:
-        return False  # it does so without our help, or its self-connection acts on the messages
+    if isinstance(block.conv_tp.convolution, ChannelsLastConvolution):
+        return False  # it does so without our help
+    if "Residual" not in type(block).__name__:
+        return False  # its self-connection acts on the messages
     # one multiplicity before and after it, as Gaunt layers need
     places = [(path.i_in, path.i_out) for path in linear.instructions]
     return (

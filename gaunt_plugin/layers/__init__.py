@@ -1,7 +1,8 @@
 """torch layers on functions on the sphere, with e3nn's irreps in and out; no host.
 
 A room per operation: ``convolution`` over edges, ``many_body`` products of a feature with itself,
-``product`` of two features. ``irreps`` has what they share, ``element_linear`` the self-connection.
+``product`` of two features. ``irreps`` has what they share, ``linear`` the layers between
+them, ``element_linear`` the self-connection.
 """
 
 from gaunt_plugin.layers.convolution.aligned import AlignedConvolution
@@ -13,6 +14,7 @@ from gaunt_plugin.layers.convolution.grid import GauntConvolution
 from gaunt_plugin.layers.convolution.grouped import GroupedConvolution
 from gaunt_plugin.layers.element_linear import ElementLinear
 from gaunt_plugin.layers.irreps import Path, reachable_paths
+from gaunt_plugin.layers.linear import LayoutLinear, LayoutMixing, Linear
 from gaunt_plugin.layers.many_body.full import Full, FullTerms
 from gaunt_plugin.layers.many_body.many_body import (
     PARAMETRIZATIONS,
@@ -40,6 +42,9 @@ __all__ = [
     "GauntSelfmix",
     "GauntTensorProduct",
     "GroupedConvolution",
+    "LayoutLinear",
+    "LayoutMixing",
+    "Linear",
     "NestedTerms",
     "Path",
     "check_options",
@@ -50,7 +55,7 @@ __all__ = [
 for _class in (
     *(AlignedConvolution, ChannelsLastConvolution, ChannelwiseConvolution, GauntConvolution),
     GroupedConvolution,
-    *(ElementLinear, Path),
+    *(ElementLinear, LayoutLinear, LayoutMixing, Linear, Path),
     *(GauntManyBody, LinearTerm, Power, Paper, PowerTerms, ParityPowerTerms, Full, FullTerms),
     *(Nested, NestedStep, NestedTerms, FourierProduct, FromSeries, ToSeries, ChannelMixing),
     *(ChannelWeights, GauntSelfmix, Dense, Nothing, SphereProduct, GauntTensorProduct),

@@ -137,7 +137,10 @@ class ElementLinear(Layer):
         found: List[torch.Tensor] = []
         for pair, place in zip(self.pairs, places):
             u, dim = pair[1], pair[2]
-            found.append(split[place].reshape(-1, u, dim).transpose(1, 2).reshape(-1, u))
+            part = split[place]
+            if dim > 1:
+                part = part.reshape(-1, u, dim).transpose(1, 2)
+            found.append(part.reshape(-1, u))
         return found
 
     def _tables(self, attrs: torch.Tensor) -> List[torch.Tensor]:
@@ -176,16 +179,16 @@ class ElementLinear(Layer):
         features = self._features(x)
         out: List[torch.Tensor] = []
         for j, dim_out in enumerate(self.dims_out):
-            total = x.new_zeros([x.shape[0], dim_out])
+            parts: List[torch.Tensor] = []
             for k, pair in enumerate(self.pairs):
                 if pair[3] == j:
                     u, dim, v = pair[1], pair[2], pair[4]
-                    # nmu,uav->nmav, na,nmav->nvm
-                    spread = features[k] @ weights[k].reshape(u, attrs * v)
-                    spread = spread.view(-1, dim, attrs, v)
-                    part = torch.einsum("na,nmav->nvm", node_attrs, spread)
-                    total = total + part.flatten(1)
-            out.append(total)
+                    spread = features[k].view(-1, dim, u, 1) * node_attrs.view(-1, 1, 1, attrs)
+                    part = spread.reshape(-1, u * attrs) @ weights[k].reshape(u * attrs, v)
+                    if dim > 1:
+                        part = part.view(-1, dim, v).transpose(1, 2).flatten(1)
+                    parts.append(part)
+            out.append(_sum(parts) if len(parts) > 0 else x.new_zeros([x.shape[0], dim_out]))
         return torch.cat(out, dim=1)
 
     def extra_repr(self) -> str:

@@ -18,9 +18,11 @@ with torch.serialization.safe_globals([slice]):
     # Submodules, as in NequIP: what a packaged model imports goes into the package, and e3nn.o3
     # as a whole does not fit in.
     from e3nn.o3._irreps import Irrep, Irreps
+    from e3nn.o3._linear import Linear as E3nnLinear
     from e3nn.o3._wigner import wigner_3j
 
 __all__ = [
+    "E3nnLinear",
     "Function",
     "Irrep",
     "Irreps",
@@ -34,7 +36,6 @@ __all__ = [
     "functions_of",
     "irrep_of",
     "is_pseudo",
-    "mix_channels",
     "of_kinds",
     "ordered",
     "paths_with_itself",
@@ -185,43 +186,3 @@ def flat(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
 def flat_first(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
     """Inverse of :func:`channels_first`."""
     return torch.cat([part.flatten(1) for part in x.split(dims, dim=-1)], dim=-1)
-
-
-def mix_channels(
-    x: torch.Tensor,
-    matrices: List[torch.Tensor],
-    sources: List[int],
-    dims: List[int],
-    widths: List[int],
-    last_in: bool,
-    last_out: bool,
-) -> torch.Tensor:
-    """Flat features whose channels are mixed, irrep by irrep, in either order of their numbers.
-
-    Args:
-        x: ``[nodes, sum(widths)]``.
-        matrices: per irrep of the result, ``[channels of x, channels of the result]``.
-        sources: per irrep of the result, that of ``x``; -1: there is none, and the result is zero.
-        dims: per irrep of the result, its components.
-        widths: per irrep of ``x``, its numbers.
-        last_in: whether the numbers of an irrep of ``x`` lie as ``[components, channels]``, or else
-            as ``[channels, components]``.
-        last_out: the same of the result.
-    """
-    blocks = x.split(widths, dim=1)
-    parts: List[torch.Tensor] = []
-    for matrix, source, dim in zip(matrices, sources, dims):
-        mul_in, mul_out = matrix.shape[0], matrix.shape[1]
-        if source < 0:
-            parts.append(x.new_zeros([x.shape[0], dim * mul_out]))
-            continue
-        part = blocks[source]
-        if dim == 1:
-            parts.append(part @ matrix)
-            continue
-        if not last_in:
-            part = part.reshape(-1, mul_in, dim).transpose(1, 2)
-        # In one product of matrices: torch would take one per node.
-        out = (part.reshape(-1, mul_in) @ matrix).view(-1, dim, mul_out)  # nmu,uv->nmv
-        parts.append((out if last_out else out.transpose(1, 2)).flatten(1))
-    return torch.cat(parts, dim=1)

@@ -11,7 +11,6 @@ from typing import Any, Optional, Tuple
 
 from mace.modules import blocks as stock
 from mace.modules.irreps_tools import tp_out_irreps_with_instructions
-from mace.modules.wrapper_ops import Linear
 
 import torch
 from e3nn import o3
@@ -25,11 +24,10 @@ from gaunt_plugin.layers import (
     GauntConvolution,
     GauntManyBody,
     GauntSelfmix,
-)
-from gaunt_plugin.mace.channels_last import (
-    ChannelsFirst,
     LayoutLinear,
+    Linear,
 )
+from gaunt_plugin.mace.channels_last import ChannelsFirst
 from gaunt_plugin.mace.radial import radial_convolution
 
 _CONVOLUTIONS = {"aligned": AlignedConvolution, "grid": GauntConvolution}
@@ -267,9 +265,7 @@ class GauntProductBasisBlock(torch.nn.Module):
             rank=product_rank,
             antisymmetric=antisymmetric,
         )
-        self.linear = Linear(
-            target_irreps, target_irreps, internal_weights=True, shared_weights=True
-        )
+        self.linear = Linear(target_irreps, target_irreps)
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from e3nn.util.jit import compile_mode
 from gaunt_plugin.mace import descriptors
 from gaunt_plugin.mace.blocks import INTERACTIONS, GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig
-from gaunt_plugin.mace.scripting import replace_gates
+from gaunt_plugin.mace.scripting import replace_gates, replace_linears
 
 
 class GauntModel:
@@ -62,6 +62,7 @@ class GauntModel:
             self.products[i] = _product(held, config, i, kwargs)
         self.cueq_config = config
         replace_gates(self)
+        replace_linears(self)
         count_radial_functions(self)
 
 

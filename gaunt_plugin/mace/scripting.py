@@ -1,11 +1,14 @@
-"""A part of MACE's models that TorchScript can't compile, in a form that it can."""
+"""Parts of MACE's models in another form: gates for TorchScript, linear layers for speed."""
 
 from typing import List, Tuple
 
 from mace.modules.gate import GatedEquivariantBlock
 
 import torch
+from e3nn import o3
 from e3nn.util.jit import compile_mode
+
+from gaunt_plugin.layers import Linear
 
 
 @compile_mode("script")
@@ -50,3 +53,17 @@ def replace_gates(model: torch.nn.Module) -> None:
         for name, gate in module.named_children():
             if type(gate) is GatedEquivariantBlock:
                 setattr(module, name, Gate(gate))
+
+
+def replace_linears(model: torch.nn.Module) -> None:
+    """Put our :class:`~gaunt_plugin.layers.Linear` in the place of each of e3nn's without bias.
+
+    Small operations are most of the time of a small step, and most of those are of linear layers.
+    """
+    for module in list(model.modules()):
+        for name, linear in module.named_children():
+            if type(linear) is o3.Linear and linear.bias.numel() == 0:
+                replaced = Linear(linear.irreps_in, linear.irreps_out)
+                if replaced.instructions == linear.instructions:
+                    replaced.weight = linear.weight
+                    setattr(module, name, replaced)

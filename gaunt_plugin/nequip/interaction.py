@@ -5,7 +5,6 @@ from typing import Dict, List, Optional, Sequence, Union
 
 import torch
 from e3nn.o3._irreps import Irreps
-from e3nn.o3._linear import Linear
 from nequip.data import AtomicDataDict
 from nequip.nn._ghost_exchange_base import NoOpGhostExchangeModule
 from nequip.nn._graph_mixin import GraphModuleMixin
@@ -18,6 +17,7 @@ from gaunt_plugin.layers import (
     GauntManyBody,
     GauntSelfmix,
     GroupedConvolution,
+    Linear,
     check_options,
 )
 from gaunt_plugin.layers.irreps import channels_first, ordered
@@ -102,13 +102,12 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
         features = self.irreps_in[AtomicDataDict.NODE_FEATURES_KEY]
         irreps_out = self.irreps_out[AtomicDataDict.NODE_FEATURES_KEY]
         edge_attrs = self.irreps_in[AtomicDataDict.EDGE_ATTRS_KEY]
-        weights = {"internal_weights": True, "shared_weights": True}
 
         self.avg_num_neighbors_norm = AvgNumNeighborsNorm(
             avg_num_neighbors=avg_num_neighbors, type_names=type_names
         )
         channels = Irreps([(convolution_rank * mul, ir) for mul, ir in features])
-        self.linear_1 = Linear(features, channels, **weights)
+        self.linear_1 = Linear(features, channels)
 
         wanted = {ir for _, ir in irreps_out}
         natural = [ir for _, ir in edge_attrs]
@@ -140,7 +139,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                 reached &= set(natural)
             # natural parity first, in increasing degree
             product_in = Irreps([(channels, ir) for ir in ordered(reached)])
-            self.linear_product = Linear(messages, product_in, **weights)
+            self.linear_product = Linear(messages, product_in)
             product_out = product_in
             if selfmix_rank > 0:
                 self.selfmix = GauntSelfmix(product_in, selfmix_rank)
@@ -158,7 +157,7 @@ class GauntInteractionBlock(GraphModuleMixin, torch.nn.Module):
                 )
             self.product_dims = [ir.dim for _, ir in product_in]
             messages = messages + product_out
-        self.linear_2 = Linear(messages.simplify(), irreps_out, **weights)
+        self.linear_2 = Linear(messages.simplify(), irreps_out)
 
         self.sc = None
         if use_sc:

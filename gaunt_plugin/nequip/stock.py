@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import List
-
 import torch
 
 from gaunt_plugin.layers import (
     ChannelsLastConvolution,
     ChannelwiseConvolution,
     ElementLinear,
+    LayoutMixing,
 )
-from gaunt_plugin.layers.irreps import mix_channels
 from gaunt_plugin.nequip.interaction import GauntInteractionBlock
 
 
@@ -40,8 +38,8 @@ class StockInteractionBlock(GauntInteractionBlock):
         weight = self.linear_1.weight
         convolution = ChannelwiseConvolution.from_tensor_product(self.tp_scatter.tp)
         self.convolution = ChannelsLastConvolution(convolution.to(weight.device, weight.dtype))
-        self.mix_before = ChannelsLastLinear(self.linear_1, False, True)
-        self.mix_after = ChannelsLastLinear(self.linear_2, True, False)
+        self.mix_before = LayoutMixing(self.linear_1, False, True)
+        self.mix_after = LayoutMixing(self.linear_2, True, False)
         self.linear_product, self.selfmix, self.product = None, None, None
         self.product_dims = []
         if block.sc is None:
@@ -55,53 +53,6 @@ class StockInteractionBlock(GauntInteractionBlock):
 
     def after(self, x: torch.Tensor) -> torch.Tensor:
         return self.mix_after(x, self.linear_2.weight)
-
-
-class ChannelsLastLinear(torch.nn.Module):
-    """What an e3nn ``Linear`` computes, for features whose channels may come last.
-
-    Args:
-        linear: the layer; each irrep is in one place before and after it.
-        last_in, last_out: whether the numbers of an irrep lie as ``[components, channels]``.
-
-    Shapes:
-        ``x [nodes, irreps_in.dim]`` and the layer's weight -> ``[nodes, irreps_out.dim]``.
-
-    Raises:
-        ValueError: another layer, or one with a bias.
-    """
-
-    def __init__(self, linear: torch.nn.Module, last_in: bool, last_out: bool) -> None:
-        super().__init__()
-        self.last_in, self.last_out = last_in, last_out
-        irreps_out = linear.irreps_out
-        self.widths: List[int] = [mul * ir.dim for mul, ir in linear.irreps_in]
-        self.muls: List[int] = [mul for mul, _ in irreps_out]
-        self.dims: List[int] = [ir.dim for _, ir in irreps_out]
-        self.numels: List[int] = [p.path_shape[0] * p.path_shape[1] for p in linear.instructions]
-        self.factors: List[float] = [float(path.path_weight) for path in linear.instructions]
-        # Per irrep of the result its path, which is a pair of irreps and a factor; or -1.
-        places = [path.i_out for path in linear.instructions]
-        if len(set(places)) != len(places) or linear.bias.numel() > 0:
-            raise ValueError(f"{linear} isn't one of NequIP's: irreps in several places, or a bias")
-        self.paths: List[int] = [
-            places.index(k) if k in places else -1 for k in range(len(irreps_out))
-        ]
-        self.sources: List[int] = [
-            linear.instructions[path].i_in if path >= 0 else -1 for path in self.paths
-        ]
-
-    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        weights = weight.split(self.numels)
-        matrices: List[torch.Tensor] = []
-        for mul, path in zip(self.muls, self.paths):
-            if path < 0:
-                matrices.append(weight.new_empty([0, mul]))
-            else:
-                matrices.append(self.factors[path] * weights[path].view(-1, mul))
-        return mix_channels(
-            x, matrices, self.sources, self.dims, self.widths, self.last_in, self.last_out
-        )
 
 
 def _element_linear(product: torch.nn.Module) -> ElementLinear:
