@@ -80,7 +80,8 @@ class Tables:
     Attributes:
         intervals: of the splines.
         start: the shortest distance, Å.
-        energy_error: largest difference to the networks, eV per atom.
+        energy_error: largest difference to the networks, eV per atom; less is counted for an atom
+            with a large force, see ``deploy.radial``.
         force_error: likewise, eV/Å.
     """
 

@@ -1,5 +1,7 @@
 """Exported programs whose radial functions are tables, against those with networks."""
 
+from types import SimpleNamespace
+
 import ase.io
 import pytest
 import torch
@@ -108,6 +110,7 @@ def test_networks_are_kept_where_there_are_no_tables(models, tmp_path, monkeypat
     assert "tables" not in said
     # bounds that nothing keeps
     monkeypatch.setattr(radial, "FORCE_BOUND", 1e-16)
+    monkeypatch.setattr(radial, "OF_FORCE", 0.0)
     monkeypatch.setattr(radial, "INTERVALS", (16, 32))
     about, said = export(models[host.TABULATED[0]], tmp_path / "a.pt")
     assert about.radial is None
@@ -117,6 +120,37 @@ def test_networks_are_kept_where_there_are_no_tables(models, tmp_path, monkeypat
     about, said = export(models[host.TABULATED[0]], tmp_path / "a.pt")
     assert about.radial is None
     assert "numbers" in said
+
+
+class Steep(torch.nn.Module):
+    """A repulsion like that of networks where no data were, with a relative error."""
+
+    dtype = torch.float64
+
+    def __init__(self, error):
+        super().__init__()
+        self.factor = 1e3 * (1 + error)
+
+    def forward(self, vectors, index, types, owned):
+        length = vectors.norm(dim=1, keepdim=True)
+        pairs = self.factor * length**-12
+        energies = torch.zeros(len(types), 1, dtype=torch.float64).index_add(0, index[1], pairs)
+        return energies.squeeze(1), -12 * pairs / length**2 * vectors
+
+
+@pytest.mark.parametrize("error", [1e-8, 1e-6])
+def test_large_forces_may_differ_by_what_float32_rounds(error):
+    """Networks can have forces of 1e6 eV/A for a pair of atoms at 0.6 A."""
+    vectors = torch.tensor([[0.6, 0, 0], [0, 3.0, 0]], dtype=torch.float64)
+    graph = vectors, torch.tensor([[0, 2], [1, 3]]), torch.zeros(4, dtype=torch.long), None
+    adapter = SimpleNamespace(in_float64=lambda m: m, tabulated=lambda m, n: Steep(error))
+    if error < radial.OF_FORCE:
+        _, tables = radial.tabulate(adapter, Steep(0.0), [graph])
+        assert tables.intervals == radial.INTERVALS[0]
+        assert tables.force_error < radial.FORCE_BOUND
+    else:
+        with pytest.raises(radial.NoTablesError, match="forces within"):
+            radial.tabulate(adapter, Steep(0.0), [graph])
 
 
 def test_structures_of_the_user(models, tmp_path):
