@@ -20,8 +20,10 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+from e3nn import o3
 from e3nn.util import jit
 
+from gaunt_plugin.layers import Linear
 from gaunt_plugin.mace import weights
 from gaunt_plugin.mace.blocks import GauntProductBasisBlock
 from gaunt_plugin.mace.config import GauntConfig
@@ -149,6 +151,13 @@ def test_compiled_kernels(options, kernels):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
     expected = model(make_batch(model, crystal()), compute_hessian=True)["hessian"]
     torch.testing.assert_close(hessian, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_linear_layers_are_ours():
+    """Readouts and embeddings, too, which MACE builds."""
+    model = make_model()
+    kinds = {type(module) for module in model.modules() if isinstance(module, o3.Linear)}
+    assert kinds == {Linear}
 
 
 @pytest.mark.parametrize(
