@@ -130,5 +130,11 @@ class LayoutLinear(torch.nn.Module):
         self.mixing = LayoutMixing(linear, last_in, last_out)
         self.weight = linear.weight
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "last_in" in state:  # of the first models with such layers, which did it themselves
+            linear = E3nnLinear(self.irreps_in, self.irreps_out)
+            self.mixing = LayoutMixing(linear, state["last_in"], state["last_out"])
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.mixing(x, self.weight)

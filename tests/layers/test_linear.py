@@ -64,3 +64,13 @@ def test_derivatives(irreps):
 def test_a_bias():
     with pytest.raises(ValueError, match="bias"):
         Linear("2x0e", "2x0e", biases=True)
+
+
+def test_a_layer_of_the_first_models():
+    """They have the layout in the layer itself."""
+    layer = LayoutLinear("3x0e+2x1o", "2x0e+3x1o", True, False)
+    x = torch.randn(4, layer.irreps_in.dim)
+    expected = layer(x)
+    del layer.mixing
+    layer.last_in, layer.last_out = True, False
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(x), expected)
