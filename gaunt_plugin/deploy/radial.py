@@ -70,20 +70,22 @@ def tabulate(
         NoTablesError: the model can't have any, or the largest don't keep the bounds.
     """
     precise = adapter.in_float64(model)
-    expected = [(graph, *precise(*graph)) for graph in graphs]
+    expected = []
+    for graph in graphs:
+        energies, gradients = precise(*graph)
+        expected.append((graph, energies, forces_of(gradients, graph[1], len(graph[2]))))
     # What rounding hides, where a model can't be had in float64.
     rounding = 0.0 if precise.dtype == torch.float64 else 16 * torch.finfo(precise.dtype).eps
     for intervals in INTERVALS:
         candidate = adapter.tabulated(precise, intervals)
         errors, good = [0.0, 0.0], True
-        for graph, energies, gradients in expected:
-            found, found_gradients = candidate(*graph)
-            index, nodes = graph[1], len(graph[2])
-            forces = forces_of(gradients, index, nodes)
+        for graph, energies, forces in expected:
+            found, gradients = candidate(*graph)
+            nodes = len(forces)
             large = OF_FORCE * forces.norm(dim=1)
             compared = (
                 (found - energies, energies, ENERGY_BOUND),
-                (forces_of(found_gradients, index, nodes) - forces, forces, FORCE_BOUND),
+                (forces_of(gradients, graph[1], nodes) - forces, forces, FORCE_BOUND),
             )
             for k, (differences, values, bound) in enumerate(compared):
                 # As a share of what the atom's force allows

@@ -6,7 +6,7 @@ from typing import List, Optional
 
 import torch
 
-from gaunt_plugin.layers.irreps import Irrep, Irreps
+from gaunt_plugin.layers.irreps import Irrep, Irreps, sum_of
 from gaunt_plugin.layers.layer import Layer
 from gaunt_plugin.ops.recording import recording
 
@@ -114,7 +114,7 @@ class ElementLinear(Layer):
                     products = [f @ w for f, w in zip(of_elements, tables[k].unbind(0))]
                     part = torch.cat(products).view(x.shape[0], dim, pair[4])
                     parts.append(part.transpose(1, 2).flatten(1))
-            out.append(_sum(parts) if len(parts) > 0 else x.new_zeros([x.shape[0], dim_out]))
+            out.append(sum_of(parts) if len(parts) > 0 else x.new_zeros([x.shape[0], dim_out]))
         return torch.cat(out, dim=1)
 
     def _features(self, x: torch.Tensor) -> List[torch.Tensor]:
@@ -188,15 +188,8 @@ class ElementLinear(Layer):
                     if dim > 1:
                         part = part.view(-1, dim, v).transpose(1, 2).flatten(1)
                     parts.append(part)
-            out.append(_sum(parts) if len(parts) > 0 else x.new_zeros([x.shape[0], dim_out]))
+            out.append(sum_of(parts) if len(parts) > 0 else x.new_zeros([x.shape[0], dim_out]))
         return torch.cat(out, dim=1)
 
     def extra_repr(self) -> str:
         return f"{self.irreps_in} x {self.num_attrs}x0e -> {self.irreps_out}"
-
-
-def _sum(parts: List[torch.Tensor]) -> torch.Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total

@@ -40,6 +40,7 @@ __all__ = [
     "ordered",
     "paths_with_itself",
     "reachable_paths",
+    "sum_of",
     "wigner_3j",
 ]
 
@@ -186,3 +187,11 @@ def flat(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
 def flat_first(x: torch.Tensor, dims: List[int]) -> torch.Tensor:
     """Inverse of :func:`channels_first`."""
     return torch.cat([part.flatten(1) for part in x.split(dims, dim=-1)], dim=-1)
+
+
+def sum_of(parts: List[torch.Tensor]) -> torch.Tensor:
+    """The sum of one or more tensors."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -7,7 +7,7 @@ from typing import List
 import torch
 from e3nn.util.jit import compile_mode
 
-from gaunt_plugin.layers.irreps import E3nnLinear, Irreps
+from gaunt_plugin.layers.irreps import E3nnLinear, Irreps, sum_of
 
 
 class LayoutMixing(torch.nn.Module):
@@ -74,9 +74,7 @@ class LayoutMixing(torch.nn.Module):
             if len(products) == 0:
                 parts.append(x.new_zeros([x.shape[0], dim * mul]))
                 continue
-            out = products[0]
-            for product in products[1:]:
-                out = out + product
+            out = sum_of(products)
             if dim > 1:
                 out = out.view(-1, dim, mul)
                 out = (out if self.last_out else out.transpose(1, 2)).flatten(1)
