@@ -221,7 +221,8 @@ class Run:
                     cpu = now if running else cpu
                     spent.write_text(str(before + cpu))
                     # The checkpoint of an epoch is written after its validation.
-                    if wanted is not None and self.module.keep(folder, folder / f"epoch{wanted}"):
+                    place = folder / f"epoch{wanted}"
+                    if wanted is not None and keep(self.module.checkpoints(folder), place):
                         wanted = None
                     record()
                     if len(curve) < plan.epochs and enough(curve):
@@ -270,6 +271,19 @@ class Run:
             else:
                 found[test]["scan"] = (1000 * (energies - right)).round(2).tolist()
         return found
+
+
+def keep(checkpoints, place):
+    """Link to the newest checkpoint; False if there is none just now.
+
+    A training replaces its checkpoints at any time, also while this runs.
+    """
+    try:
+        place.unlink(missing_ok=True)
+        place.hardlink_to(max(checkpoints, key=os.path.getmtime))
+    except (FileNotFoundError, ValueError):  # gone, or none yet
+        return False
+    return True
 
 
 def rmse(found, right):

@@ -1,7 +1,6 @@
 """MACE's side of accuracy.py: its command, its record of validations, its trained models."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -66,13 +65,9 @@ class Validations:
         return rows
 
 
-def keep(folder, place):
-    """Keep the latest checkpoint, that is the best so far; False if there is none just now."""
-    found = list((folder / "checkpoints").glob("*.pt"))
-    if found:
-        place.unlink(missing_ok=True)
-        place.hardlink_to(max(found, key=os.path.getmtime))
-    return bool(found)
+def checkpoints(folder):
+    """Those of the latest epoch, that is of the best so far."""
+    return list((folder / "checkpoints").glob("*.pt"))
 
 
 class Trained:

@@ -148,17 +148,9 @@ class Validations:
         ]
 
 
-def best(folder):
-    return max((folder / "checkpoints").glob("best*.ckpt"), key=os.path.getmtime, default=None)
-
-
-def keep(folder, place):
-    """Keep the best checkpoint so far; False if there is none just now."""
-    found = best(folder)
-    if found is not None:
-        place.unlink(missing_ok=True)
-        place.hardlink_to(found)
-    return found is not None
+def checkpoints(folder):
+    """Those of the best epoch so far."""
+    return list((folder / "checkpoints").glob("best*.ckpt"))
 
 
 class Trained:
@@ -167,7 +159,7 @@ class Trained:
     def __init__(self, folder):
         torch.set_num_threads(1)
         set_global_state()
-        self.load(best(folder))
+        self.load(max(checkpoints(folder), key=os.path.getmtime))
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
     def load(self, kept):

@@ -77,6 +77,22 @@ def test_no_frame_of_the_training_file_is_tested(tmp_path):
     ] * 2
 
 
+def test_checkpoints_may_be_replaced_at_any_time(monkeypatch, tmp_path):
+    import accuracy
+
+    old, new, place = tmp_path / "old", tmp_path / "new", tmp_path / "kept"
+    assert not accuracy.keep([], place)
+    assert not accuracy.keep([old], place)  # replaced after it was listed
+    old.write_text("old")
+    new.write_text("new")
+    os.utime(old, (0, 0))
+    assert accuracy.keep([old, new], place)
+    assert place.read_text() == "new"
+
+    monkeypatch.setattr(os.path, "getmtime", lambda path: path.unlink() or 0.0)
+    assert not accuracy.keep([new], place)  # and after its time was read
+
+
 def test_data_that_is_missing_is_said(monkeypatch, tmp_path):
     import accuracy
 
