@@ -35,7 +35,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "accuracy.yaml"
-PROBED = 2  # epochs, and more until they took
+PROBED = 4  # epochs, and more until they took
 PROBED_SECONDS = 1.0  # of CPU time, which is read every 0.1 s
 SNAPSHOTS = 6  # of a run, tested after it
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
