@@ -106,6 +106,7 @@ def test_md_goes_on_and_counts_broken_molecules(tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr
     assert ": 2 x 0.3 ps" in done.stdout
     assert " 0 of 6 molecules in pieces" in done.stdout
+    assert "virial of the reference" in done.stdout
 
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import md_stability
@@ -121,3 +122,22 @@ def test_md_goes_on_and_counts_broken_molecules(tmp_path, monkeypatch):
     assert not md_stability.whole(md_stability.pdist(broken))
     assert md_stability.difference(pairs, pairs) == 0
     assert md_stability.difference(pairs, np.full_like(pairs, 18.0)) == 1
+
+
+def test_the_virial_tells_which_forces_sampled(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import md_stability
+    import numpy as np
+    from ase import Atoms, units
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    # Atoms in harmonic wells, sampled at 300 K.
+    stiffness, temperature = 2.0, 300.0
+    width = np.sqrt(units.kB * temperature / stiffness)
+    frames = []
+    for places in width * np.random.default_rng(0).standard_normal((4000, 5, 3)):
+        atoms = Atoms("H5", places)
+        atoms.calc = SinglePointCalculator(atoms, forces=-stiffness * places)
+        frames.append(atoms)
+    assert md_stability.virial(frames, temperature) == pytest.approx(1, abs=0.03)
+    assert md_stability.virial(frames, temperature / 2) == pytest.approx(2, abs=0.06)
