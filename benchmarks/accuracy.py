@@ -213,7 +213,7 @@ class Run:
                     curve.append({**row, "cpu": round(before + cpu, 2)})
                     path.write_text(json.dumps(curve))
                     if (row["epoch"] + 1) % max(1, plan.epochs // SNAPSHOTS) == 0:
-                        wanted = row["epoch"]
+                        wanted = folder / f"epoch{row['epoch']}"
 
             try:
                 while running:
@@ -221,8 +221,7 @@ class Run:
                     cpu = now if running else cpu
                     spent.write_text(str(before + cpu))
                     # The checkpoint of an epoch is written after its validation.
-                    place = folder / f"epoch{wanted}"
-                    if wanted is not None and keep(self.module.checkpoints(folder), place):
+                    if wanted is not None and keep(folder.glob(self.module.CHECKPOINTS), wanted):
                         wanted = None
                     record()
                     if len(curve) < plan.epochs and enough(curve):

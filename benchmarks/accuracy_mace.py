@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import yaml
 
+CHECKPOINTS = "checkpoints/*.pt"  # of the latest epoch, that is of the best so far
+
 
 def prepare(folder, options, plan, seed, isolated):
     """Write the configuration; returns the command, which also goes on after an interruption."""
@@ -63,11 +65,6 @@ class Validations:
                         }
                     )
         return rows
-
-
-def checkpoints(folder):
-    """Those of the latest epoch, that is of the best so far."""
-    return list((folder / "checkpoints").glob("*.pt"))
 
 
 class Trained:

@@ -14,6 +14,7 @@ from nequip.model.saved_models import load_saved_model
 from nequip.utils.global_state import set_global_state
 
 CUTOFF = 5.0  # Å
+CHECKPOINTS = "checkpoints/best*.ckpt"  # of the best epoch so far
 
 
 def prepare(folder, options, plan, seed, isolated):
@@ -148,18 +149,13 @@ class Validations:
         ]
 
 
-def checkpoints(folder):
-    """Those of the best epoch so far."""
-    return list((folder / "checkpoints").glob("best*.ckpt"))
-
-
 class Trained:
     """The best model of a training."""
 
     def __init__(self, folder):
         torch.set_num_threads(1)
         set_global_state()
-        self.load(max(checkpoints(folder), key=os.path.getmtime))
+        self.load(max(folder.glob(CHECKPOINTS), key=os.path.getmtime))
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
     def load(self, kept):

@@ -105,18 +105,19 @@ def main():
     size = len(molecules[0])
     for temperature, reference in args.reference:
         path = args.work / f"{args.model.stem}-{temperature:g}K.traj"
+        sample = read(reference, ":")
         frames = run(args.model, molecules, temperature, args.ps, args.timestep, path)
         found = distances(frames, size)
-        sample = read(reference, ":")
         right = distances(sample, size)
+        forces = "forces" in getattr(sample[0].calc, "results", ())
         pieces = sum(not whole(pairs) for pairs in found)
         kelvin = np.mean([frame.get_temperature() for frame in frames[len(frames) // 10 :]])
         print(
             f"{temperature:g} K: {len(molecules)} x {args.ps:g} ps, {kelvin:.0f} K, "
             f"{pieces} of {len(found)} molecules in pieces, distances {found.min():.2f} Å or more "
             f"(reference {right.min():.2f}), difference of distributions "
-            f"{difference(found, right):.3f}, by chance {difference(right[::2], right[1::2]):.3f}, "
-            f"virial of the reference {virial(sample, temperature):.2f}",
+            f"{difference(found, right):.3f}, by chance {difference(right[::2], right[1::2]):.3f}"
+            + (f", virial of the reference {virial(sample, temperature):.2f}" if forces else ""),
             flush=True,
         )
 
