@@ -100,6 +100,12 @@ def main() -> int:
         "fetches several GB for them",
     )
     kind.add_argument(
+        "--newest",
+        action="store_true",
+        help="with the newest releases that pyproject.toml allows, as users get them: those of "
+        "the day when .venv-*-newest was made; pip fetches several GB for them, too",
+    )
+    kind.add_argument(
         "--sanitize",
         action="store_true",
         help="tests of the C++ kernels, compiled with checks of memory and of undefined behavior",
@@ -117,7 +123,9 @@ def main() -> int:
     )
     args, pytest_args = parser.parse_known_args()
     if args.oldest:
-        results = run_oldest(args, pytest_args)
+        results = run_bounds(args, pytest_args, "oldest", OLDEST_PYTHON, OLDEST_CONSTRAINTS)
+    elif args.newest:
+        results = run_bounds(args, pytest_args, "newest", sys.executable, os.devnull)
     elif args.sanitize:
         results = run_sanitized(args, pytest_args)
     elif args.wheel:
@@ -147,15 +155,21 @@ def run_usual(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
     return results
 
 
-def run_oldest(args: argparse.Namespace, pytest_args: list[str]) -> list[Result]:
-    """Every test with the oldest releases."""
-    creator = args.python or OLDEST_PYTHON
+def run_bounds(
+    args: argparse.Namespace,
+    pytest_args: list[str],
+    which: str,
+    creator: str,
+    constraints: str,
+) -> list[Result]:
+    """Every test with the oldest or the newest releases."""
+    creator = args.python or creator
     if not starts(creator):
         sys.exit(f"{creator} does not start here; --python names another one")
     results = []
     for host in hosts(args):
-        python = environment_of(host, creator, "-oldest", OLDEST_CONSTRAINTS)
-        results.append(run_tests(f"{host}, oldest", python, test_files(host), pytest_args))
+        python = environment_of(host, creator, f"-{which}", constraints)
+        results.append(run_tests(f"{host}, {which}", python, test_files(host), pytest_args))
     return results
 
 
