@@ -22,6 +22,13 @@ def prepare(folder, options, plan, seed, isolated):
     types = sorted(atoms.get_chemical_symbols()[0] for atoms in ase.io.read(isolated, ":"))
     options = dict(options)
     gaunt = options.pop("gaunt", None)
+    if options.pop("muon", False):
+        optimizer = {
+            "_target_": "gaunt_plugin.optim.Muon",
+            "param_groups": {"_target_": "gaunt_plugin.optim.param_groups"},
+        }
+    else:
+        optimizer = {"_target_": "torch.optim.Adam"}
     loader = {"_target_": "torch.utils.data.DataLoader"}
     config = {
         "run": ["train"],
@@ -88,7 +95,7 @@ def prepare(folder, options, plan, seed, isolated):
                     "forces_rmse": 1.0,
                 },
             },
-            "optimizer": {"_target_": "torch.optim.Adam", "lr": plan.lr, "amsgrad": True},
+            "optimizer": {**optimizer, "lr": plan.lr, "amsgrad": True},
             "lr_scheduler": {
                 "scheduler": {
                     "_target_": "torch.optim.lr_scheduler.ExponentialLR",

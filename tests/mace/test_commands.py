@@ -207,14 +207,20 @@ def test_convert_device(workshop, single, load):
     torch.testing.assert_close(two.state_dict(), one.state_dict(), rtol=0, atol=0)
 
 
-def test_restart_goes_on_where_it_stopped(workshop):
-    folder = workshop.folder("restart")
-    options = {"plugin": "gaunt", "ema": True, "correlation": 3}
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_restart_goes_on_where_it_stopped(workshop, optimizer):
+    folder = workshop.folder(f"restart-{optimizer}")
+    options = {"plugin": "gaunt", "ema": True, "correlation": 3, "optimizer": optimizer}
     workshop.train(folder, **options, max_num_epochs=2)
     output = workshop.train(folder, **options, max_num_epochs=3, restart_latest=True)
     assert "Loading checkpoint: ./checkpoints/run_run-1_epoch-1.pt" in output
     assert "Epoch 2:" in output
     assert "Epoch 0:" not in output
+    checkpoint = torch.load(folder / "checkpoints/run_run-1_epoch-2.pt", weights_only=False)
+    states = checkpoint["optimizer"]["state"].values()
+    steps = [state["momentum"] for state in states if "momentum" in state]
+    assert len(steps) == (13 if optimizer == "muon" else 0)
+    assert all(step.abs().max() > 0 for step in steps)
 
 
 def label(source, target, calculator, symbols="CHNO"):

@@ -17,6 +17,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 import ase.io
 import pytest
+from nequip.utils.test import set_irreps_debug
 
 # Model dtypes, molecules and crystals of the host's test suite.
 from nequip.utils.unittests.conftest import *  # noqa: F403
@@ -50,6 +51,17 @@ PRELOAD = [
     "nequip.integrations.ase",
     "nequip.data.datamodule",
 ]
+
+# The host's conftest has every forward of the process checked, that is in the tests of other
+# folders, too. torch 2.7 can't compile a module with such hooks.
+set_irreps_debug(False)
+
+
+@pytest.fixture(autouse=True)
+def _irreps_debug():
+    set_irreps_debug(True)
+    yield
+    set_irreps_debug(False)
 
 
 def pytest_collection_modifyitems(config, items):

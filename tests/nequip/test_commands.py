@@ -168,13 +168,22 @@ def test_errors_are_those_of_the_saved_model(references, double):
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(found, rel=1e-6)
 
 
-def test_restart_goes_on_where_it_stopped(workshop, double):
+MUON = {
+    "training_module__optimizer___target_": "gaunt_plugin.optim.Muon",
+    "training_module__optimizer__param_groups": "{_target_: gaunt_plugin.optim.param_groups}",
+}
+
+
+@pytest.mark.parametrize("optimizer", [{}, MUON], ids=["adam", "muon"])
+def test_restart_goes_on_where_it_stopped(workshop, double, optimizer):
     """Two and two epochs give the weights of four, averages included."""
     options = {
         "training_module__model__model_dtype": "float64",
         "training_module__model__correlation": 2,
+        **optimizer,
     }
-    whole, parts = workshop.folder("whole"), workshop.folder("parts")
+    name = "muon" if optimizer else "adam"
+    whole, parts = workshop.folder(f"whole-{name}"), workshop.folder(f"parts-{name}")
     running = workshop.start(
         whole, "nequip.scripts.train", *workshop.settings(**options, trainer__max_epochs=4)
     )
@@ -189,6 +198,8 @@ def test_restart_goes_on_where_it_stopped(workshop, double):
         for path in (whole / "out/last.ckpt", parts / "more/last.ckpt")
     ]
     assert states[0]["epoch"] == states[1]["epoch"] == 3
+    kept = [state["optimizer_states"][0]["state"].values() for state in states]
+    assert [sum("momentum" in state for state in of) for of in kept] == 2 * [11 if optimizer else 0]
     one, two = (state["state_dict"] for state in states)
     assert one.keys() == two.keys()
     for key, value in one.items():
