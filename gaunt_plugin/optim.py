@@ -15,8 +15,7 @@ factor 0.2 (Liu et al. 2025, arXiv 2502.16982) gives a step the usual size of Ad
 share a learning rate.
 
 Weights of many-body products belong to one channel each, as those of embeddings do; these are left
-to Adam. With Adam's usual step the products would learn long after the linear layers, since a
-feature is small and a product of features smaller; it is 20 times as large.
+to Adam.
 
 The hosts keep all matrices of a linear layer in one flat tensor, which :class:`torch.optim.Muon`
 can't take; here it is taken apart.
@@ -26,7 +25,7 @@ from __future__ import annotations
 
 import torch
 
-from gaunt_plugin.layers import ElementLinear, GauntManyBody, LayoutLinear
+from gaunt_plugin.layers import ElementLinear, LayoutLinear
 
 __all__ = ["Muon", "grouped", "matrices_of", "orthogonal", "param_groups"]
 
@@ -36,7 +35,6 @@ Matrices = list[tuple[int, int, int]]
 
 _MOMENTUM = 0.95
 _STEP = 0.2
-_OF_PRODUCTS = 20  # measured; see the docstring
 _LARGEST = 64  # rows and columns of a matrix are cut into parts of so many: a step costs n^3
 
 
@@ -93,29 +91,31 @@ def _of_e3nn(path) -> tuple[int, int, int]:
 _DENSE = ("_Layer", "ScalarLinearLayer", "RadialConvolution", "AffineRadialConvolution")
 
 
-def grouped(model: torch.nn.Module, groups: list[dict]) -> list[dict]:
-    """Groups of a model's parameters, each with its matrices and without weights of products.
+def grouped(model: torch.nn.Module, groups: list[dict], factor: float = 1.0) -> list[dict]:
+    """Groups of a model's parameters, each with its matrices.
 
-    The latter are groups of their own, with a larger step.
+    Weights of ``full`` products and of MACE's contraction become groups of their own, whose step
+    is ``factor`` times as large.
     """
     matrices = matrices_of(model)
     products = {
         parameter
         for module in model.modules()
-        if isinstance(module, GauntManyBody) or type(module).__name__ == "SymmetricContraction"
+        if getattr(module, "parametrization", None) == "full"
+        or type(module).__name__ == "SymmetricContraction"
         for parameter in module.parameters()
     }
     found = []
     for group in groups:
         parameters = list(group["params"])
-        rest = [parameter for parameter in parameters if parameter not in products]
         # Those of MACE's embeddings belong to elements, not to channels.
         known = {} if "embedding" in group.get("name", "") else matrices
-        found.append({**group, "params": rest, "matrices": [known.get(p) for p in rest]})
-        if len(rest) < len(parameters):
-            rest = [parameter for parameter in parameters if parameter in products]
-            none = [None] * len(rest)
-            found.append({**group, "params": rest, "matrices": none, "factor": _OF_PRODUCTS})
+        for of_products in (False, True):
+            part = [p for p in parameters if (p in products) == of_products]
+            options = {"factor": factor} if of_products else {}
+            if part:
+                entries = [known.get(parameter) for parameter in part]
+                found.append({**group, "params": part, "matrices": entries, **options})
     return found
 
 
@@ -156,6 +156,17 @@ class Muon(torch.optim.Adam):
         super().__init__(
             params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad
         )
+
+    def summary(self) -> str:
+        """How many weights are in matrices, for logs."""
+        known = [
+            (parameter.numel(), shapes is not None)
+            for group in self.param_groups
+            for parameter, shapes in zip(group["params"], group["matrices"])
+        ]
+        matrices = sum(number for number, is_matrix in known if is_matrix)
+        total = sum(number for number, _ in known)
+        return f"Muon for the {matrices} weights in matrices, Adam for {total - matrices} others"
 
     @torch.no_grad()
     def step(self, closure=None):

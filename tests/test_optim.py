@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gaunt_plugin.layers import ElementLinear, GauntManyBody, LayoutLinear, Linear
-from gaunt_plugin.optim import Muon, matrices_of, orthogonal, param_groups
+from gaunt_plugin.optim import Muon, grouped, matrices_of, orthogonal, param_groups
 
 from .e3nn_o3 import o3
 
@@ -107,22 +107,23 @@ def test_large_matrices_are_cut():
             torch.testing.assert_close(found, expected.to(found), rtol=0, atol=1e-5)
 
 
-def test_everything_else_is_adams():
-    """Weights of a product with twenty times the learning rate."""
+@pytest.mark.parametrize(("parametrization", "factor"), [("full", 20), ("power", 1)])
+def test_everything_else_is_adams(parametrization, factor):
+    """Weights of a full product with the given part of the learning rate."""
     model = torch.nn.ModuleList(
         [
             torch.nn.Embedding(3, 8),
-            GauntManyBody("2x0e+2x1o", "2x0e+2x1o", 3, 2),
+            GauntManyBody("2x0e+2x1o", "2x0e+2x1o", 3, 2, parametrization),
             torch.nn.Linear(8, 1),
         ]
     )
     assert matrices_of(model) == {}
     twin = copy.deepcopy(model)
     options = {"betas": (0.8, 0.99), "weight_decay": 0.1, "amsgrad": True}
-    ours = Muon(param_groups(model), lr=0.03, **options)
+    ours = Muon(grouped(model, [{"params": model.parameters()}], 20), lr=0.03, **options)
     groups = [
         {"params": [*twin[0].parameters(), *twin[2].parameters()], "lr": 0.03},
-        {"params": twin[1].parameters(), "lr": 20 * 0.03},
+        {"params": twin[1].parameters(), "lr": factor * 0.03},
     ]
     adam = torch.optim.Adam(groups, **options)
     for seed in range(3):
@@ -132,6 +133,8 @@ def test_everything_else_is_adams():
         ours.step()
         adam.step()
     assert {group["lr"] for group in ours.param_groups} == {0.03}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert ours.summary() == f"Muon for the 0 weights in matrices, Adam for {total} others"
     for found, expected in zip(model.parameters(), twin.parameters()):
         assert torch.equal(found, expected)
 

@@ -31,6 +31,10 @@ from gaunt_plugin.optim import Muon, grouped
 
 _DEFAULTS = GauntConfig()
 _WITHOUT_FOUNDATION = ("AtomicDipolesMACE", "AtomicDielectricMACE", "EnergyDipolesMACE")
+# Of Muon's steps. MACE divides messages by the number of neighbours, NequIP by its root: in MACE
+# products of messages are small, and learn late without this. On acetylacetone the force RMSE
+# after 12 epochs is 27 meV/Å with 1, 22 with 20 and 21 with 30.
+_FACTOR_OF_PRODUCTS = 20.0
 # Models whose first layer has no self-connection in MACE, whatever --interaction_first says.
 _PLAIN_FIRST = ("MACE", *_WITHOUT_FOUNDATION)
 
@@ -240,13 +244,15 @@ def _build_model(args, model_config, model_config_foundation, heads):
 def _get_params_options(args, model):
     options = _stock_get_params_options(args, model)
     if args.optimizer == "muon":
-        options["params"] = grouped(model, options["params"])
+        options["params"] = grouped(model, options["params"], _FACTOR_OF_PRODUCTS)
     return options
 
 
 def _get_optimizer(args, param_options):
     if args.optimizer == "muon":
-        return Muon(**param_options)
+        optimizer = Muon(**param_options)
+        logging.info(optimizer.summary())
+        return optimizer
     return _stock_get_optimizer(args, param_options)
 
 

@@ -219,6 +219,7 @@ def test_restart_goes_on_where_it_stopped(workshop, optimizer):
     checkpoint = torch.load(folder / "checkpoints/run_run-1_epoch-2.pt", weights_only=False)
     states = checkpoint["optimizer"]["state"].values()
     steps = [state["momentum"] for state in states if "momentum" in state]
+    assert ("INFO: Muon for the " in output) == (optimizer == "muon")
     assert len(steps) == (13 if optimizer == "muon" else 0)
     assert all(step.abs().max() > 0 for step in steps)
 
