@@ -72,7 +72,8 @@ def matrices_of(model: torch.nn.Module) -> dict[torch.nn.Parameter, Matrices]:
         elif isinstance(module, torch.nn.Linear) or type(module).__name__ in _DENSE:
             shapes = [(weight.shape[0], 1, weight.shape[1])]
         else:
-            shapes = [_of_e3nn(path) for path in getattr(module, "instructions", [])]
+            paths = getattr(module, "instructions", [])
+            shapes = [_of_e3nn(path) for path in paths if len(path.path_shape) > 1]  # no biases
         shapes = [shape for shape in shapes if min(shape) > 0]
         if shapes and all(min(u, v) > 1 for u, _, v in shapes):
             found[weight] = shapes
@@ -159,13 +160,13 @@ class Muon(torch.optim.Adam):
 
     def summary(self) -> str:
         """How many weights are in matrices, for logs."""
-        known = [
+        weights = [
             (parameter.numel(), shapes is not None)
             for group in self.param_groups
             for parameter, shapes in zip(group["params"], group["matrices"])
         ]
-        matrices = sum(number for number, is_matrix in known if is_matrix)
-        total = sum(number for number, _ in known)
+        matrices = sum(number for number, is_matrix in weights if is_matrix)
+        total = sum(number for number, _ in weights)
         return f"Muon for the {matrices} weights in matrices, Adam for {total - matrices} others"
 
     @torch.no_grad()

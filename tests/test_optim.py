@@ -68,6 +68,11 @@ def test_stock_and_gaunt_layers_have_the_same_matrices(layers):
         assert list(matrices_of(other).values()) == [expected]
 
 
+def test_a_bias_is_no_matrix():
+    layer = o3.Linear("4x0e", "3x0e", biases=True)
+    assert matrices_of(layer) == {layer.weight: [(4, 1, 3)]}
+
+
 def test_the_step_is_that_of_each_matrix():
     layer = Linear("6x0e + 5x1o", "3x0e + 8x1o")
     first, second = (w.clone() for w in layer.weight.detach().split([18, 40]))
