@@ -15,6 +15,13 @@ from nequip.utils.global_state import set_global_state
 
 CUTOFF = 5.0  # Å
 CHECKPOINTS = "checkpoints/best*.ckpt"  # of the best epoch so far
+OPTIMIZERS = {
+    "adam": {"_target_": "torch.optim.Adam"},
+    "muon": {
+        "_target_": "gaunt_plugin.optim.Muon",
+        "param_groups": {"_target_": "gaunt_plugin.optim.param_groups"},
+    },
+}
 
 
 def prepare(folder, options, plan, seed, isolated):
@@ -22,13 +29,7 @@ def prepare(folder, options, plan, seed, isolated):
     types = sorted(atoms.get_chemical_symbols()[0] for atoms in ase.io.read(isolated, ":"))
     options = dict(options)
     gaunt = options.pop("gaunt", None)
-    if options.pop("muon", False):
-        optimizer = {
-            "_target_": "gaunt_plugin.optim.Muon",
-            "param_groups": {"_target_": "gaunt_plugin.optim.param_groups"},
-        }
-    else:
-        optimizer = {"_target_": "torch.optim.Adam"}
+    optimizer = OPTIMIZERS[options.pop("optimizer", "adam")]
     loader = {"_target_": "torch.utils.data.DataLoader"}
     config = {
         "run": ["train"],

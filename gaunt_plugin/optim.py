@@ -18,7 +18,8 @@ Weights of many-body products belong to one channel each, as those of embeddings
 to Adam.
 
 The hosts keep all matrices of a linear layer in one flat tensor, which :class:`torch.optim.Muon`
-can't take; here it is taken apart.
+can't take; here it is taken apart. Matrices with more than 64 rows and 64 columns are cut into
+parts of at most so many, each with a step of its own: whole ones would take several times as long.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Matrices = list[tuple[int, int, int]]
 
 _MOMENTUM = 0.95
 _STEP = 0.2
-_LARGEST = 64  # rows and columns of a matrix are cut into parts of so many: a step costs n^3
+_LARGEST = 64  # rows or columns of a matrix that isn't cut
 
 
 def orthogonal(x: torch.Tensor) -> torch.Tensor:
@@ -111,12 +112,11 @@ def grouped(model: torch.nn.Module, groups: list[dict], factor: float = 1.0) -> 
         parameters = list(group["params"])
         # Those of MACE's embeddings belong to elements, not to channels.
         known = {} if "embedding" in group.get("name", "") else matrices
-        for of_products in (False, True):
+        for of_products, step in ((False, 1.0), (True, factor)):
             part = [p for p in parameters if (p in products) == of_products]
-            options = {"factor": factor} if of_products else {}
             if part:
                 entries = [known.get(parameter) for parameter in part]
-                found.append({**group, "params": part, "matrices": entries, **options})
+                found.append({**group, "params": part, "matrices": entries, "factor": step})
     return found
 
 
@@ -188,7 +188,7 @@ class Muon(torch.optim.Adam):
             parameter.grad = None  # Adam leaves them alone
         rates = [group["lr"] for group in self.param_groups]
         for group, rate in zip(self.param_groups, rates):
-            group["lr"] = rate * group.get("factor", 1)
+            group["lr"] = rate * group["factor"]
         super().step()
         for group, rate in zip(self.param_groups, rates):
             group["lr"] = rate

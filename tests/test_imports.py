@@ -1,6 +1,6 @@
 """The arrows of the import graph: sphere <- ops <- layers <- mace, nequip <- deploy <- lammps.
 
-On top: the calculator, and the command line.
+On top: the calculator, and the command line. Beside the hosts: the optimizer, on the layers.
 """
 
 import ast
@@ -20,6 +20,7 @@ FORBIDDEN = {
     "sphere": {"torch", "e3nn", *HOSTS},
     "ops": {"scipy", "e3nn", *HOSTS},
     "layers": HOSTS,
+    "optim": {"numpy", "scipy", "e3nn", *HOSTS},
     "mace": {"nequip"},
     "nequip": {"mace"},
     "deploy": set(),
@@ -36,7 +37,8 @@ ALLOWED = {
     "sphere": {"", "sphere"},
     "ops": {"", "sphere", "ops"},
     "layers": {"", "sphere", "ops", "layers"},
-    "mace": {"", "sphere", "ops", "layers", "mace"},
+    "optim": {"layers"},
+    "mace": {"", "sphere", "ops", "layers", "optim", "mace"},
     "nequip": {"", "sphere", "ops", "layers", "nequip"},
     "deploy": {"", "sphere", "ops", "layers", "mace", "nequip", "deploy"},
     "lammps": {"", "ops", "deploy", "lammps"},
