@@ -2,12 +2,14 @@
 
     python benchmarks/accuracy.py [--set acac] [--minutes 10] [--frames 50] [--lr 0.01]
         [--final 0.1] [--seeds 1] [MODEL ...]
+    python benchmarks/accuracy.py --epochs 300 --threads 2 ... MODEL
 
 Models are those of ``accuracy.yaml`` for the host that is installed. Each is trained by the host's
 own command with one thread. The budget counts the CPU time of that process from its start to its
 last epoch; the clock on the wall doesn't matter, so a training may be stopped or run beside other
 work. The number of epochs and the decay of the learning rate come from the time of an epoch,
-measured first. Run the command again to go on after an interruption: what is finished stays.
+measured first. With ``--epochs`` the number is given instead, for trainings to convergence.
+Run the command again to go on after an interruption: what is finished stays.
 Finished runs are added to the CSV files in ``--out``, and the page is written anew.
 """
 
@@ -38,7 +40,7 @@ TABLE = ROOT / "benchmarks" / "accuracy.yaml"
 PROBED = 4  # epochs, and more until they took
 PROBED_SECONDS = 1.0  # of CPU time, which is read every 0.1 s
 SNAPSHOTS = 6  # of a run, tested after it
-THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS")]
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -69,6 +71,20 @@ SETS = {
 
 
 @dataclass(frozen=True)
+class Budget:
+    """CPU time in minutes or a number of epochs, and the learning rate with its last part."""
+
+    minutes: float | None
+    epochs: int | None
+    lr: float
+    final: float
+    threads: int = 1
+
+    def __str__(self):
+        return f"{self.epochs}epochs" if self.epochs else f"{self.minutes:g}min"
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Number of epochs, the first learning rate and its factor after each epoch."""
 
@@ -77,12 +93,13 @@ class Schedule:
     gamma: float
 
 
-def schedule(budget, lr, final, start_up, epoch):
-    """The epochs that fit in ``budget`` after ``start_up``, with ``epoch`` for one, all in s.
+def fitting(seconds, start_up, epoch):
+    """The epochs that fit in ``seconds`` after ``start_up``, with ``epoch`` for one, all in s."""
+    return max(2, round((seconds - start_up) / epoch))
 
-    The rate falls by a constant factor, such that it is ``final`` of the first in the last epoch.
-    """
-    epochs = max(2, round((budget - start_up) / epoch))
+
+def schedule(epochs, lr, final):
+    """The rate falls by a constant factor, to ``final`` of the first in the last epoch."""
     return Schedule(epochs, lr, final ** (1 / (epochs - 1)))
 
 
@@ -154,19 +171,17 @@ class Run:
 
     def __init__(self, host, name, seed, budget, data, folder, options, work, count=None):
         self.host, self.name, self.seed = host, name, seed
-        self.minutes, self.lr, self.final = budget
+        self.budget = budget
         self.data, self.spec, self.source, self.options = data, SETS[data], folder, options
         available = len(frames(folder / self.spec.train)) - self.spec.validation
         self.frames = min(count or available, available)
         fewer = f"-{self.frames}frames" if self.frames < available else ""
         place = work / data / host / name.replace(" ", "_")
-        rate = f"lr{self.lr:g}-final{self.final:g}"
-        self.folder = place / f"{self.minutes:g}min-{rate}-seed{seed}{fewer}"
+        rate = f"lr{budget.lr:g}-final{budget.final:g}"
+        self.folder = place / f"{budget}-{rate}-seed{seed}{fewer}"
         self.probe = place / f"probe{fewer}"
         self.module = importlib.import_module(f"accuracy_{host}")
-        self.label = (
-            f"{data} {host} {name}, {self.frames} frames, {self.minutes:g} min, {rate}, seed {seed}"
-        )
+        self.label = f"{data} {host} {name}, {self.frames} frames, {budget}, {rate}, seed {seed}"
 
     def result(self):
         """Errors and costs; trains if that has not been done."""
@@ -179,16 +194,19 @@ class Run:
         return json.loads(path.read_text())
 
     def schedule(self):
-        """The epochs that the budget allows by a short training; the same for all seeds."""
+        """The epochs given, or those in the time by a short training; the same for all seeds."""
+        rate = self.budget.lr, self.budget.final
+        if self.budget.epochs:
+            return schedule(self.budget.epochs, *rate)
         path = self.probe / "times.json"
         if not path.exists():
             shutil.rmtree(self.probe, ignore_errors=True)  # an interrupted one times nothing
-            curve = self.follow(self.probe, Schedule(10**6, self.lr, 1.0), timed)
+            curve = self.follow(self.probe, Schedule(10**6, self.budget.lr, 1.0), timed)
             first, last = (curve[i]["cpu"] for i in (0, -1))
             epoch = (last - first) / (len(curve) - 1)
             path.write_text(json.dumps({"start_up": first - epoch, "epoch": epoch}))
         times = json.loads(path.read_text())
-        return schedule(60 * self.minutes, self.lr, self.final, **times)
+        return schedule(fitting(60 * self.budget.minutes, **times), *rate)
 
     def follow(self, folder, plan, enough):
         """Train until the curve is enough; that has one row per epoch, with the CPU time."""
@@ -299,15 +317,15 @@ def record(out, run, result):
         "host": run.host,
         "frames": str(run.frames),
         "model": run.name,
-        "minutes": f"{run.minutes:g}",
-        "lr": f"{run.lr:g}",
-        "final": f"{run.final:g}",
+        "budget": str(run.budget),
+        "lr": f"{run.budget.lr:g}",
+        "final": f"{run.budget.final:g}",
         "seed": str(run.seed),
     }
     names = list(row)  # of a run; the others are results
     rows = [old for old in rows if any(old[name] != row[name] for name in names)]
     row |= {key: result[key] for key in ("epochs", "parameters")}
-    row["cpu"] = round(result["cpu"])
+    row |= {"threads": run.budget.threads, "cpu": round(result["cpu"])}
     row |= flat(result["tests"])
     write(path, sorted([*rows, row], key=lambda r: [r[name] for name in names]))
     rows = [{k: v for k, v in r.items() if k != "tests"} for r in result["curve"]]
@@ -352,6 +370,8 @@ def main():
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
+    parser.add_argument("--epochs", type=int, help="for each run, in place of a time")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lr", type=float, default=0.01, help="first learning rate")
     parser.add_argument(
         "--final", type=float, default=0.1, help="the last one, as a part of the first"
@@ -369,12 +389,15 @@ def main():
     unknown = [name for name in args.models if name not in table["models"]]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; possible: {', '.join(table['models'])}")
-    os.environ.update(THREADS)
+    if args.epochs is not None and args.epochs < 2:
+        parser.error("--epochs must be at least 2")
+    os.environ.update(dict.fromkeys(THREADS, str(args.threads)))
+    minutes = None if args.epochs else args.minutes
+    budget = Budget(minutes, args.epochs, args.lr, args.final, args.threads)
     source, work = (args.data or default_data(args.set)).resolve(), args.work.resolve()
     for seed in args.seeds:
         for name in args.models or table["models"]:
             options = {**table["common"], **table["models"][name]}
-            budget = args.minutes, args.lr, args.final
             run = Run(host, name, seed, budget, args.set, source, options, work, args.frames)
             result = run.result()
             record(args.out, run, result)

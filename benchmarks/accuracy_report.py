@@ -5,6 +5,7 @@ python benchmarks/accuracy_report.py [docs/accuracy]
 
 import csv
 import itertools
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -22,8 +23,9 @@ Written by `python benchmarks/accuracy_report.py` from the CSV files in `{folder
 `python benchmarks/accuracy.py` adds each training that it finishes. It has nothing else: what is
 missing here hasn't been run.
 
-Every model is trained by its host's own command for the same CPU time, on one thread, in float32
-with the kernels of `gaunt build kernels`. The budget counts the CPU time of the process, from its
+Every model of a table is trained by its host's own command for the same CPU time, on one thread, in
+float32 with the kernels of `gaunt build kernels`; under "Longer trainings" for a number of epochs
+that was given. The budget counts the CPU time of the process, from its
 start to its last epoch, not the time on the clock: other processes ran beside it, and trainings
 were stopped and resumed. The learning rate falls by a constant factor per epoch, chosen with the
 number of epochs from the time of an epoch; CPU times more than 10 % off the budget are **bold**.
@@ -70,16 +72,18 @@ def number(values):
 def table(rows):
     """Lines of a Markdown table: models of one data set, host and budget, the best first."""
     names = tests(rows)
-    columns = ["model", "learning rate", "seeds", "parameters", "epochs", "CPU, s", *names]
+    columns = ["model", "learning rate", "seeds", "parameters", "epochs", "threads", "CPU, s"]
+    columns += names
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     models = models_of(rows)
     first = next((f"{n}_forces" for n in names if rows[0].get(f"{n}_forces")), f"{names[0]}_energy")
     order = sorted(models, key=lambda m: statistics.mean(float(row[first]) for row in models[m]))
     for model in order:
         runs = models[model]
-        cells = [*model, str(len(runs)), runs[0]["parameters"], spread(runs, "epochs")]
-        budget = 60 * float(runs[0]["minutes"])
-        off = any(abs(float(run["cpu"]) / budget - 1) > 0.1 for run in runs)
+        cells = [*model, str(len(runs)), runs[0]["parameters"]]
+        cells += [spread(runs, "epochs"), spread(runs, "threads")]
+        planned = 60 * (minutes(runs[0]) or math.nan)
+        off = any(abs(float(run["cpu"]) / planned - 1) > 0.1 for run in runs)
         cells.append(f"**{spread(runs, 'cpu')}**" if off else spread(runs, "cpu"))
         for name in names:
             energy = number(run[f"{name}_energy"] for run in runs)
@@ -89,8 +93,13 @@ def table(rows):
     for model, errors in PUBLISHED.get(rows[0]["set"], {}).items():
         if model.lower().startswith(rows[0]["host"]):
             found = ["{} ({})".format(*errors[n]) if n in errors else "" for n in names]
-            lines.append("| " + " | ".join([f"*{model}*", "", "", "", "", "", *found]) + " |")
+            lines.append("| " + " | ".join([f"*{model}*", *[""] * 6, *found]) + " |")
     return lines
+
+
+def minutes(row):
+    """The budget of CPU time; None where a number of epochs was given."""
+    return float(row["budget"].removesuffix("min")) if row["budget"].endswith("min") else None
 
 
 def rate(row):
@@ -207,12 +216,8 @@ def stem(row):
     """Name of the file with the curve of a run."""
     model = row["model"].replace(" ", "_")
     rates = f"lr{row['lr']}-final{row['final']}"
-    return f"{row['set']}-{row['host']}-{model}-{budget(row)}-{rates}-{row['seed']}"
-
-
-def budget(row):
-    """Frames and time, as a part of a name."""
-    return f"{row['frames']}frames-{row['minutes']}min"
+    frames = f"{row['frames']}frames-{row['budget']}"
+    return f"{row['set']}-{row['host']}-{model}-{frames}-{rates}-{row['seed']}"
 
 
 def write(folder):
@@ -228,7 +233,7 @@ def write(folder):
     kind = lambda row: (  # noqa: E731
         row["set"] != "acac",
         row["set"],
-        -float(row["minutes"]),
+        -(minutes(row) or math.inf),
         row["host"],
         -int(row["frames"]),
     )
@@ -238,9 +243,11 @@ def write(folder):
     plot_overview(groups, folder, paths[-1])
     for group in groups:
         row = group[0]
-        title = f"{title_of(row)}, {row['minutes']} minutes, {row['frames']} frames"
+        time = f"{minutes(row):g} minutes" if minutes(row) else "longer trainings"
+        title = f"{title_of(row)}, {time}, {row['frames']} frames"
         lines += [f"## {title}", "", *table(group), ""]
-        figures = folder / f"{row['set']}-{row['host']}-{budget(row)}"
+        name = row["budget"] if minutes(row) else "longer"
+        figures = folder / f"{row['set']}-{row['host']}-{row['frames']}frames-{name}"
         paths.append(figures.with_name(f"{figures.name}.svg"))
         plot(group, folder, paths[-1])
         lines += [f"![errors against CPU time]({folder.name}/{paths[-1].name})", ""]

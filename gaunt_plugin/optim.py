@@ -24,6 +24,8 @@ parts of at most so many, each with a step of its own: whole ones would take sev
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
 from gaunt_plugin.layers import ElementLinear, LayoutLinear
@@ -37,6 +39,9 @@ Matrices = list[tuple[int, int, int]]
 _MOMENTUM = 0.95
 _STEP = 0.2
 _LARGEST = 64  # rows or columns of a matrix that isn't cut
+
+# Without the wrapper that runs hooks, which torch puts around a class's step: they would run twice.
+_adam_step = inspect.unwrap(torch.optim.Adam.step)
 
 
 def orthogonal(x: torch.Tensor) -> torch.Tensor:
@@ -189,7 +194,7 @@ class Muon(torch.optim.Adam):
         rates = [group["lr"] for group in self.param_groups]
         for group, rate in zip(self.param_groups, rates):
             group["lr"] = rate * group["factor"]
-        super().step()
+        _adam_step(self)
         for group, rate in zip(self.param_groups, rates):
             group["lr"] = rate
         for (_, parameter, _), gradient in zip(matrices, gradients):

@@ -30,12 +30,11 @@ def benchmarks(monkeypatch):
 
 
 def test_the_rate_ends_with_the_budget():
-    from accuracy import schedule
+    from accuracy import fitting, schedule
 
-    plan = schedule(budget=600, lr=0.01, final=0.2, start_up=20, epoch=5.8)
-    assert plan.epochs == 100
-    assert plan.gamma ** (plan.epochs - 1) == pytest.approx(0.2)
-    assert schedule(budget=1, lr=0.01, final=0.2, start_up=20, epoch=5).epochs == 2
+    assert fitting(600, start_up=20, epoch=5.8) == 100
+    assert fitting(1, start_up=20, epoch=5) == 2
+    assert schedule(100, lr=0.01, final=0.2).gamma ** 99 == pytest.approx(0.2)
 
 
 def test_quick_epochs_are_timed_together():
@@ -107,35 +106,42 @@ def test_page(tmp_path):
     folder = tmp_path / "accuracy"
     (folder / "curves").mkdir(parents=True)
     fields = (
-        "set,host,frames,model,minutes,lr,final,seed,epochs,parameters,cpu,300K_energy,300K_forces,"
+        "set,host,frames,model,budget,lr,final,seed,epochs,parameters,threads,cpu,"
+        "300K_energy,300K_forces,"
     )
     rows = [
-        "acac,mace,450,worse,1,0.02,0.1,1,9,1000,60,30.0,20.0,5.0",
-        "acac,mace,450,worse,1,0.02,0.01,1,9,1000,60,60.0,40.0,5.0",
-        "acac,mace,450,better,1,0.02,0.1,1,9,1000,70,4.0,10.0,5.0",
-        "acac,mace,450,better,1,0.02,0.1,2,9,1000,60,6.0,12.0,5.0",
+        "acac,mace,450,worse,1min,0.02,0.1,1,9,1000,1,60,30.0,20.0,5.0",
+        "acac,mace,450,worse,1min,0.02,0.01,1,9,1000,1,60,60.0,40.0,5.0",
+        "acac,mace,450,better,1min,0.02,0.1,1,9,1000,1,70,4.0,10.0,5.0",
+        "acac,mace,450,better,1min,0.02,0.1,2,9,1000,1,60,6.0,12.0,5.0",
+        "acac,mace,450,better,99epochs,0.02,0.1,1,99,1000,2,999,1.0,2.0,5.0",
     ]
     (folder / "runs.csv").write_text("\n".join([fields + "dihedral_energy", *rows, ""]))
     (folder / "scans").mkdir()
     scan = "test,point,error\ndihedral,0,1.5\ndihedral,1,-20.0\n"
     (folder / "scans" / "acac-mace-better-450frames-1min-lr0.02-final0.1-1.csv").write_text(scan)
-    for name in ("better-0.1-1", "better-0.1-2", "worse-0.1-1", "worse-0.01-1"):
-        name = name.replace("-", "-450frames-1min-lr0.02-final", 1)
+    runs = "better-1min-0.1-1 better-1min-0.1-2 worse-1min-0.1-1 worse-1min-0.01-1"
+    for name in [*runs.split(), "better-99epochs-0.1-1"]:
+        model, budget, *rest = name.split("-")
+        name = "-".join([model, "450frames", budget, "lr0.02", f"final{rest[0]}", rest[1]])
         curve = "epoch,cpu,forces,300K_forces\n0,10,30.0,\n1,20,15.0,16.0\n"
         (folder / "curves" / f"acac-mace-{name}.csv").write_text(curve)
     (folder / "findings.md").write_text("## Findings\n")
     paths = accuracy_report.write(folder)
     assert all(path.exists() for path in paths)
-    assert [path.suffix for path in paths] == [".md", ".svg", ".svg", ".svg"]
+    assert [path.suffix for path in paths] == [".md", ".svg", ".svg", ".svg", ".svg"]
     page = folder.with_suffix(".md").read_text()
     assert "## Findings" in page
     better, worse = "| better | 0.02 to 0.002 | 2", "| worse | 0.02 to 0.002 | 1"
-    last = "| worse | 0.02 to 0.0002 | 1 | 1000 | 9 | 60 | 40.0 (60.0) | (5.0) |"
-    start = page.index(f"{better} | 1000 | 9 | **60, 70** | 11.0 ± 1.0 (5.0 ± 1.0) | (5.0 ± 0.0) |")
-    middle = page.index(f"{worse} | 1000 | 9 | 60 | 20.0 (30.0) | (5.0) |")
+    last = "| worse | 0.02 to 0.0002 | 1 | 1000 | 9 | 1 | 60 | 40.0 (60.0) | (5.0) |"
+    values = "11.0 ± 1.0 (5.0 ± 1.0) | (5.0 ± 0.0) |"
+    start = page.index(f"{better} | 1000 | 9 | 1 | **60, 70** | {values}")
+    middle = page.index(f"{worse} | 1000 | 9 | 1 | 60 | 20.0 (30.0) | (5.0) |")
     assert start < middle < page.index(last)
     assert "| *MACE, converged (published)* |" in page
     assert "NequIP, converged" not in page
+    longer = page.index("## Acetylacetone, MACE, longer trainings, 450 frames")
+    assert longer < page.index("| 1 | 1000 | 99 | 2 | 999 | 2.0 (1.0) | (5.0) |") < start
 
 
 def test_each_figure_is_shown():

@@ -189,6 +189,16 @@ def test_a_closure_gives_the_loss():
     assert last < 0.8 * first
 
 
+def test_hooks_of_a_step_run_once():
+    layer = torch.nn.Linear(3, 2)
+    torch.optim.Adam(layer.parameters())  # with the first one torch puts hooks around Adam's step
+    optimizer, calls = Muon(param_groups(layer)), []
+    optimizer.register_step_post_hook(lambda *_: calls.append("hook"))
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert calls == ["hook"]
+
+
 def test_parameters_without_their_matrices_are_refused():
     layer = torch.nn.Linear(4, 3)
     for parameters in (layer.parameters(), [{"params": layer.parameters()}]):
