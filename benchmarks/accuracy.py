@@ -72,13 +72,13 @@ SETS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """CPU time in minutes or a number of epochs, and the learning rate with its last part."""
+    """CPU time in minutes, or the epochs in place of it; the learning rate with its last part."""
 
-    minutes: float | None
+    minutes: float
     epochs: int | None
     lr: float
     final: float
-    threads: int = 1
+    threads: int
 
     def __str__(self):
         return f"{self.epochs}epochs" if self.epochs else f"{self.minutes:g}min"
@@ -392,8 +392,7 @@ def main():
     if args.epochs is not None and args.epochs < 2:
         parser.error("--epochs must be at least 2")
     os.environ.update(dict.fromkeys(THREADS, str(args.threads)))
-    minutes = None if args.epochs else args.minutes
-    budget = Budget(minutes, args.epochs, args.lr, args.final, args.threads)
+    budget = Budget(args.minutes, args.epochs, args.lr, args.final, args.threads)
     source, work = (args.data or default_data(args.set)).resolve(), args.work.resolve()
     for seed in args.seeds:
         for name in args.models or table["models"]:

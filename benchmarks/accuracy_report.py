@@ -243,10 +243,11 @@ def write(folder):
     plot_overview(groups, folder, paths[-1])
     for group in groups:
         row = group[0]
-        time = f"{minutes(row):g} minutes" if minutes(row) else "longer trainings"
+        name, time = "longer", "longer trainings"  # of any number of epochs
+        if planned := minutes(row):
+            name, time = row["budget"], f"{planned:g} minutes"
         title = f"{title_of(row)}, {time}, {row['frames']} frames"
         lines += [f"## {title}", "", *table(group), ""]
-        name = row["budget"] if minutes(row) else "longer"
         figures = folder / f"{row['set']}-{row['host']}-{row['frames']}frames-{name}"
         paths.append(figures.with_name(f"{figures.name}.svg"))
         plot(group, folder, paths[-1])
