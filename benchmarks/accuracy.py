@@ -361,6 +361,18 @@ def write(path, rows):
         writer.writerows(rows)
 
 
+def positive(kind):
+    """A type of arguments that refuses zero and less."""
+
+    def parse(text):
+        if (value := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not positive")
+        return value
+
+    parse.__name__ = kind.__name__  # as argparse calls it where the text is no number at all
+    return parse
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -369,14 +381,16 @@ def main():
     parser.add_argument("--env", choices=["mace", "nequip"], help="the host, if both would do")
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
-    parser.add_argument("--minutes", type=float, default=10, help="of CPU time for each run")
+    parser.add_argument("--minutes", type=positive(float), default=10, help="of CPU time")
     parser.add_argument("--epochs", type=int, help="for each run, in place of a time")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=0.01, help="first learning rate")
+    parser.add_argument("--threads", type=positive(int), default=1)
+    parser.add_argument("--lr", type=positive(float), default=0.01, help="first learning rate")
     parser.add_argument(
-        "--final", type=float, default=0.1, help="the last one, as a part of the first"
+        "--final", type=positive(float), default=0.1, help="the last one, as a part of the first"
     )
-    parser.add_argument("--frames", type=int, help="for training, default: all but validation's")
+    parser.add_argument(
+        "--frames", type=positive(int), help="for training, default: all but validation's"
+    )
     numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
     parser.add_argument("--seeds", type=numbers, default=[1], help="of split and weights: 1,2,3")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "accuracy")

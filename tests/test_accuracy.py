@@ -100,6 +100,27 @@ def test_data_that_is_missing_is_said(monkeypatch, tmp_path):
         accuracy.default_data("acac")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--threads", "0", "0 is not positive"),
+        ("--threads", "one", "invalid int value: 'one'"),
+        ("--minutes", "-1", "-1 is not positive"),
+        ("--final", "0", "0 is not positive"),
+        ("--frames", "0", "0 is not positive"),
+        ("--epochs", "1", "--epochs must be at least 2"),
+        ("--seeds", "a", "--seeds"),
+    ],
+)
+def test_wrong_options_are_refused(monkeypatch, capsys, option, value, said):
+    import accuracy
+
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", option, value])
+    with pytest.raises(SystemExit):
+        accuracy.main()
+    assert said in capsys.readouterr().err
+
+
 def test_page(tmp_path):
     import accuracy_report
 
