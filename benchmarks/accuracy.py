@@ -381,7 +381,9 @@ def main():
     parser.add_argument("--env", choices=["mace", "nequip"], help="the host, if both would do")
     parser.add_argument("--set", choices=SETS, default="acac")
     parser.add_argument("--data", type=Path, help="folder of the data set")
-    parser.add_argument("--minutes", type=positive(float), default=10, help="of CPU time")
+    parser.add_argument(
+        "--minutes", type=positive(float), default=10, help="of CPU time for each run"
+    )
     parser.add_argument("--epochs", type=int, help="for each run, in place of a time")
     parser.add_argument("--threads", type=positive(int), default=1)
     parser.add_argument("--lr", type=positive(float), default=0.01, help="first learning rate")
