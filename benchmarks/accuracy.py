@@ -34,6 +34,7 @@ import accuracy_report
 import ase.io
 import numpy as np
 import yaml
+from arguments import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "accuracy.yaml"
@@ -361,18 +362,6 @@ def write(path, rows):
         writer.writerows(rows)
 
 
-def positive(kind):
-    """A type of arguments that refuses zero and less."""
-
-    def parse(text):
-        if (value := kind(text)) <= 0:
-            raise argparse.ArgumentTypeError(f"{text} is not positive")
-        return value
-
-    parse.__name__ = kind.__name__  # as argparse calls it where the text is no number at all
-    return parse
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -384,7 +373,7 @@ def main():
     parser.add_argument(
         "--minutes", type=positive(float), default=10, help="of CPU time for each run"
     )
-    parser.add_argument("--epochs", type=int, help="for each run, in place of a time")
+    parser.add_argument("--epochs", type=positive(int), help="for each run, in place of a time")
     parser.add_argument("--threads", type=positive(int), default=1)
     parser.add_argument("--lr", type=positive(float), default=0.01, help="first learning rate")
     parser.add_argument(

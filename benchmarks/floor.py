@@ -16,6 +16,7 @@ from pathlib import Path
 
 import mace_speed  # first: MACE prepares e3nn's import
 import torch
+from arguments import positive
 from e3nn import o3
 from inference import MACE_SIZES, mace_model
 from structures import water
@@ -137,7 +138,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", default=MACE_SIZES)
-    parser.add_argument("--box", type=int, default=6, help="molecules along an edge of the box")
+    parser.add_argument(
+        "--box", type=positive(int), default=6, help="molecules along an edge of the box"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     peak = speed()

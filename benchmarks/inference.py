@@ -27,6 +27,7 @@ else:
 
 import numpy as np
 import torch
+from arguments import positive
 from structures import available, molecules, water
 from timing import Case, Settings, Work, device, measure, model_dtype, require
 
@@ -154,16 +155,20 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive(int), default=1)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
         "--only", default="", metavar="PATTERN", help="of names like 'box, 128x0e,'"
     )
     parser.add_argument("--without", nargs="+", default=[], metavar="CONTENDER")
-    parser.add_argument("--seconds", type=float, default=60, help="limit of one call")
-    parser.add_argument("--construction", type=float, default=600, help="limit of building, s")
-    parser.add_argument("--budget", type=float, default=6, help="s for the repeats of a case")
+    parser.add_argument("--seconds", type=positive(float), default=60, help="limit of one call")
+    parser.add_argument(
+        "--construction", type=positive(float), default=600, help="limit of building, s"
+    )
+    parser.add_argument(
+        "--budget", type=positive(float), default=6, help="s for the repeats of a case"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)  # of this process: its forks have their own
     settings = Settings(

@@ -26,6 +26,7 @@ else:
     import nequip_speed
 
 import torch
+from arguments import positive
 
 from gaunt_plugin.deploy.export import export
 
@@ -94,10 +95,15 @@ def model(kind: str, size: str) -> torch.nn.Module:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ranks", type=positive(int), default=1)
+    parser.add_argument("--repeats", type=positive(int), default=3)
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=range(len(SIZES)), help="0 is the smallest"
+        "--sizes",
+        type=int,
+        nargs="+",
+        choices=range(len(SIZES)),
+        default=range(len(SIZES)),
+        help="0 is the smallest",
     )
     parser.add_argument("--files", type=Path, help="a folder for the exported models, to use again")
     args = parser.parse_args()

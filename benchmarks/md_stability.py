@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from arguments import positive
 from ase import Atoms, units
 from ase.io import Trajectory, read
 from ase.md.langevin import Langevin
@@ -87,17 +88,30 @@ def virial(frames, temperature):
     return np.mean(work) / (3 * len(frames[0]) - 3) / (units.kB * temperature)
 
 
+def sampled(text):
+    temperature, _, path = text.partition("=")
+    if not path:
+        raise argparse.ArgumentTypeError(f"{text} is not K=FILE")
+    return positive(float)(temperature), Path(path)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="a file of gaunt export, or a name: 3bpa-small")
     parser.add_argument("--start", type=Path, required=True, help="extended XYZ of one molecule")
-    split = lambda text: (float(text.split("=")[0]), Path(text.split("=")[1]))  # noqa: E731
-    parser.add_argument("--reference", type=split, action="append", required=True)
-    parser.add_argument("--copies", type=int, default=10)
-    parser.add_argument("--ps", type=float, default=50, help="of each copy")
-    parser.add_argument("--timestep", type=float, default=0.5, help="fs")
+    parser.add_argument(
+        "--reference",
+        type=sampled,
+        action="append",
+        required=True,
+        metavar="K=FILE",
+        help="a temperature, and frames sampled at it: 300=test_MD_300K.xyz",
+    )
+    parser.add_argument("--copies", type=positive(int), default=10)
+    parser.add_argument("--ps", type=positive(float), default=50, help="of each copy")
+    parser.add_argument("--timestep", type=positive(float), default=0.5, help="fs")
     parser.add_argument("--work", type=Path, default=Path("runs/md"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

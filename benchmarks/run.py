@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from arguments import positive
 
 from gaunt_plugin.ops import cuda
 from gaunt_plugin.ops.cpu.build import is_built
@@ -37,22 +38,26 @@ def main():
     parser.add_argument("--env", choices=["mace", "nequip"], help="the host, if both would do")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--threads", type=int, help="default: all cores, quick: 1")
+    parser.add_argument("--threads", type=positive(int), help="default: all cores, quick: 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument(
         "--peers", action="store_true", help="models with other kernels, too; always on a GPU"
     )
     parser.add_argument("--only", default="", metavar="PATTERN", help="of the names of series")
     parser.add_argument("--out", type=Path, help="folder; default: docs/benchmarks, quick: runs/")
-    parser.add_argument("--seconds", type=float, default=20, help="limit of one call")
+    parser.add_argument("--seconds", type=positive(float), default=20, help="limit of one call")
     parser.add_argument(
-        "--construction", type=float, default=300, help="s; limit of building a contender"
+        "--construction", type=positive(float), default=300, help="s; limit of building a contender"
     )
     parser.add_argument(
-        "--memory", type=float, help="GB of a process; default: 0.7 of what is free"
+        "--memory", type=positive(float), help="GB of a process; default: 0.7 of what is free"
     )
-    parser.add_argument("--budget", type=float, help="s for the repeats of one pass; default: 0.6")
-    parser.add_argument("--minutes", type=float, default=15, help="no case is begun after these")
+    parser.add_argument(
+        "--budget", type=positive(float), help="s for the repeats of one pass; default: 0.6"
+    )
+    parser.add_argument(
+        "--minutes", type=positive(float), default=15, help="no case is begun after these"
+    )
     args = parser.parse_args()
     threads = args.threads or (1 if args.quick else os.cpu_count())
     budget = args.budget or (0.001 if args.quick else 0.6)

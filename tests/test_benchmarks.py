@@ -1,8 +1,10 @@
 """The benchmarks run, on tiny cases of every kind."""
 
+import argparse
 import csv
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,24 @@ def test_quick_run_writes_measurements_and_a_page(tmp_path):
     page = out.with_suffix(".md").read_text()
     for row in rows:
         assert row["shape"] in page, row
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/*.py")), ids=lambda p: p.stem)
+def test_numbers_of_command_lines_are_positive_or_named(path):
+    options = re.findall(r"add_argument\((?:[^()]|\([^()]*\))*\)", path.read_text())
+    for option in options:
+        assert not re.search(r"type=(int|float)\b", option) or "choices=" in option, option
+
+
+@pytest.mark.parametrize(("kind", "text"), [("int", "0"), ("float", "-0.5"), ("float", "nan")])
+def test_positive_refuses(kind, text, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from arguments import positive
+
+    parse = positive({"int": int, "float": float}[kind])
+    assert parse("3") == 3
+    with pytest.raises(argparse.ArgumentTypeError, match="is not positive"):
+        parse(text)
 
 
 @pytest.mark.skipif(HOST != "nequip", reason="NequIP sets torch's default dtype itself")
