@@ -31,7 +31,8 @@ were stopped and resumed. The learning rate falls by a constant factor per epoch
 number of epochs from the time of an epoch; CPU times more than 10 % off the budget are **bold**.
 Of 500 published frames at 300 K, 450 (or fewer, where a title says so) are for training and 50 for
 choosing the epoch; a seed is one split, the same for all models, and one start of the weights.
-Batches of 5, cutoff 5 Å; all other settings are in `benchmarks/accuracy.yaml`.
+Batches of 5, cutoff 5 Å if nothing else is said; all other settings are in
+`benchmarks/accuracy.yaml`.
 
 Errors are root mean squares over the published test sets, without frames that are in the training
 file, too (31 of train_mixedT of 3BPA are): forces in meV/Å, in brackets energies of whole
