@@ -56,12 +56,12 @@ def test_numbers_of_command_lines_are_positive_or_named(path):
         assert not re.search(r"type=(int|float)\b", option) or "choices=" in option, option
 
 
-@pytest.mark.parametrize(("kind", "text"), [("int", "0"), ("float", "-0.5"), ("float", "nan")])
+@pytest.mark.parametrize(("kind", "text"), [(int, "0"), (float, "-0.5"), (float, "nan")])
 def test_positive_refuses(kind, text, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from arguments import positive
 
-    parse = positive({"int": int, "float": float}[kind])
+    parse = positive(kind)
     assert parse("3") == 3
     with pytest.raises(argparse.ArgumentTypeError, match="is not positive"):
         parse(text)
