@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -172,25 +171,47 @@ def test_each_figure_is_shown():
     assert [f.name for f in figures if not any(f.name in page for page in pages)] == []
 
 
-@pytest.mark.training
-def test_training_goes_on_after_an_interruption(tmp_path):
+@pytest.fixture
+def small(tmp_path):
+    """A folder of data and the table of a small model, both for trainings of seconds."""
     from accuracy import frames
 
-    data = tmp_path / "data"
-    data.mkdir()
     for name, count in [("train_300K", 15), ("test_300K", 4), ("iso_atoms", 4)]:
         text = "".join(frames(SAMPLE / f"{name}.xyz")[:count])
-        (data / f"{name}.xyz").write_text(text)
+        (tmp_path / f"{name}.xyz").write_text(text)
     table = yaml.safe_load((ROOT / "benchmarks" / "accuracy.yaml").read_text())
     table[HOST]["common"].update(SMALL[HOST])
     table[HOST]["models"] = {"small": {}}
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    return tmp_path, table[HOST]["common"]
+
+
+@pytest.mark.training
+def test_a_short_training_tells_the_epochs(small, tmp_path):
+    from accuracy import Budget, Run, fitting
+
+    data, options = small
+    budget = Budget(minutes=10, epochs=None, lr=0.01, final=0.1, threads=1)
+    run = Run(HOST, "small", 1, budget, "sample", data, options, tmp_path / "work")
+    planned = run.schedule()
+    times = json.loads((run.probe / "times.json").read_text())
+    assert times["start_up"] > times["epoch"] > 0
+    assert planned.epochs == fitting(600, **times) > 2
+    before = (run.probe / "output").read_text()
+    assert run.schedule() == planned
+    assert (run.probe / "output").read_text() == before  # measured once
+
+
+@pytest.mark.training
+def test_training_goes_on_after_an_interruption(small, tmp_path):
+    data, _ = small
+    planned = 40  # enough that a slow reader still sees the first of them alone
     command = [sys.executable, ROOT / "benchmarks" / "accuracy.py", "--env", HOST]
-    command += ["--set", "sample", "--data", data, "--table", tmp_path / "table.yaml"]
-    command += ["--minutes", "0.17", "--work", tmp_path, "--out", tmp_path / "out"]
+    command += ["--set", "sample", "--data", data, "--table", data / "table.yaml"]
+    command += ["--epochs", str(planned), "--work", tmp_path, "--out", tmp_path / "out"]
     command += ["--seeds", "1", "small"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    folder = tmp_path / "sample" / HOST / "small" / "0.17min-lr0.01-final0.1-seed1"
+    folder = tmp_path / "sample" / HOST / "small" / f"{planned}epochs-lr0.01-final0.1-seed1"
     curve, spent = folder / "curve.json", folder / "cpu"
 
     first = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
@@ -198,7 +219,7 @@ def test_training_goes_on_after_an_interruption(tmp_path):
         assert first.poll() is None, (folder / "output").read_text()
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
-    planned = int(re.search(r"(\d+) epochs", first.communicate()[0])[1])
+    assert f"{planned} epochs" in first.communicate()[0]
     assert first.returncode == 1
     assert not (folder / "result.json").exists()
     before = float(spent.read_text())
