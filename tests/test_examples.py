@@ -31,11 +31,26 @@ def test_dynamics_in_a_python_without_packages():
     "command",
     [
         ["examples/md_ase.py", "nowhere.model"],
+        ["examples/md_ase.py", "3bpa-small", "--start", "nowhere.xyz"],
         ["examples/tutorial.py", "--data", "nowhere.xyz"],  # before it makes an environment
     ],
 )
 def test_a_file_that_is_missing(command):
     assert f"there is no file {command[-1]}" in fails(*command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["examples/md_ase.py", "3bpa-small", "--steps", "0"],
+        ["examples/md_ase.py", "3bpa-small", "--timestep", "-0.5"],
+        ["examples/md_ase.py", "3bpa-small", "--temperature", "nan"],
+        ["examples/tutorial.py", "--epochs", "0"],
+        ["examples/tutorial.py", "--cutoff", "-4"],
+    ],
+)
+def test_numbers_that_make_no_sense(command):
+    assert f"{command[-2]} must be positive" in fails(*command)
 
 
 def test_pip_without_a_network(monkeypatch, tmp_path, capsys):
