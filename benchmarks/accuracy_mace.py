@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import ase.io
-import numpy as np
 import torch
 import yaml
 
@@ -97,10 +96,11 @@ class Trained:
                 ],
                 batch_size=10,
             )
-            outputs = [self.model(batch.to_dict()) for batch in loader]
+            energies, forces = [], []
+            for batch in loader:
+                output = self.model(batch.to_dict())
+                energies.append(output["energy"].detach())  # outputs themselves hold graphs
+                forces.append(output["forces"].detach())
         finally:
             torch.set_default_dtype(previous)
-        return [
-            np.concatenate([output[key].detach().double().numpy() for output in outputs])
-            for key in ("energy", "forces")
-        ]
+        return torch.cat(energies).double().numpy(), torch.cat(forces).double().numpy()

@@ -1,6 +1,7 @@
 """The benchmark of accuracy: schedule, data, page, and a training that is interrupted."""
 
 import csv
+import importlib
 import importlib.util
 import json
 import os
@@ -8,9 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("matplotlib", reason="the extra 'benchmarks' is not installed")
@@ -89,6 +94,37 @@ def test_checkpoints_may_be_replaced_at_any_time(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os.path, "getmtime", lambda path: path.unlink() or 0.0)
     assert not accuracy.keep([new], place)  # and after its time was read
+
+
+class Watched(torch.nn.Module):
+    """Stands for a model of either host; no more than one of its outputs may be alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.atomic_numbers, self.r_max = torch.tensor([1, 6, 7, 8]), torch.tensor(4.0)
+        self.type_names = ["H", "C", "N", "O"]
+        self.outputs = []
+
+    def forward(self, batch):
+        assert sum(output() is not None for output in self.outputs) <= 1
+        keys, positions = ("energy", "forces"), "positions"
+        if HOST == "nequip":
+            keys, positions = ("total_energy", "forces"), "pos"
+        graphs = int(batch["batch"].max()) + 1
+        found = (self.weight * torch.arange(graphs), self.weight * batch[positions])
+        self.outputs += [weakref.ref(found[0])]
+        return dict(zip(keys, found, strict=True))
+
+
+def test_predictions_hold_no_graphs():
+    trained = importlib.import_module(f"accuracy_{HOST}").Trained
+    model = object.__new__(trained)
+    model.model = Watched()
+    structures = ase.io.read(SAMPLE / "test_300K.xyz", ":24")
+    energies, forces = model.predict(structures)
+    assert energies.tolist() == [*range(10), *range(10), *range(4)]
+    assert forces == pytest.approx(np.concatenate([s.positions for s in structures]), abs=1e-4)
 
 
 def test_data_that_is_missing_is_said(monkeypatch, tmp_path):
