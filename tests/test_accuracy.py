@@ -1,7 +1,6 @@
 """The benchmark of accuracy: schedule, data, page, and a training that is interrupted."""
 
 import csv
-import importlib
 import importlib.util
 import json
 import os
@@ -108,13 +107,13 @@ class Watched(torch.nn.Module):
 
     def forward(self, batch):
         assert sum(output() is not None for output in self.outputs) <= 1
-        keys, positions = ("energy", "forces"), "positions"
-        if HOST == "nequip":
-            keys, positions = ("total_energy", "forces"), "pos"
+        energy, positions = {"mace": ("energy", "positions"), "nequip": ("total_energy", "pos")}[
+            HOST
+        ]
         graphs = int(batch["batch"].max()) + 1
-        found = (self.weight * torch.arange(graphs), self.weight * batch[positions])
-        self.outputs += [weakref.ref(found[0])]
-        return dict(zip(keys, found, strict=True))
+        energies = self.weight * torch.arange(graphs)
+        self.outputs.append(weakref.ref(energies))
+        return {energy: energies, "forces": self.weight * batch[positions]}
 
 
 def test_predictions_hold_no_graphs():
@@ -211,7 +210,7 @@ def test_each_figure_is_shown():
 
 @pytest.fixture
 def small(tmp_path):
-    """A folder of data and the table of a small model, both for trainings of seconds."""
+    """Data and the table of a small model in ``tmp_path``; the options of trainings of seconds."""
     from accuracy import frames
 
     for name, count in [("train_300K", 15), ("test_300K", 4), ("iso_atoms", 4)]:
@@ -221,16 +220,15 @@ def small(tmp_path):
     table[HOST]["common"].update(SMALL[HOST])
     table[HOST]["models"] = {"small": {}}
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
-    return tmp_path, table[HOST]["common"]
+    return table[HOST]["common"]
 
 
 @pytest.mark.training
 def test_a_short_training_tells_the_epochs(small, tmp_path):
     from accuracy import Budget, Run, fitting
 
-    data, options = small
     budget = Budget(minutes=10, epochs=None, lr=0.01, final=0.1, threads=1)
-    run = Run(HOST, "small", 1, budget, "sample", data, options, tmp_path / "work")
+    run = Run(HOST, "small", 1, budget, "sample", tmp_path, small, tmp_path / "work")
     planned = run.schedule()
     times = json.loads((run.probe / "times.json").read_text())
     assert times["start_up"] > times["epoch"] > 0
@@ -241,11 +239,11 @@ def test_a_short_training_tells_the_epochs(small, tmp_path):
 
 
 @pytest.mark.training
-def test_training_goes_on_after_an_interruption(small, tmp_path):
-    data, _ = small
+@pytest.mark.usefixtures("small")
+def test_training_goes_on_after_an_interruption(tmp_path):
     planned = 40  # enough that a slow reader still sees the first of them alone
     command = [sys.executable, ROOT / "benchmarks" / "accuracy.py", "--env", HOST]
-    command += ["--set", "sample", "--data", data, "--table", data / "table.yaml"]
+    command += ["--set", "sample", "--data", tmp_path, "--table", tmp_path / "table.yaml"]
     command += ["--epochs", str(planned), "--work", tmp_path, "--out", tmp_path / "out"]
     command += ["--seeds", "1", "small"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
