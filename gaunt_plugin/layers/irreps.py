@@ -13,6 +13,8 @@ from typing import List, NamedTuple, Tuple
 
 import torch
 
+from gaunt_plugin.sphere.coupling import Function
+
 # e3nn 0.4.4 (pinned by MACE) unpickles a `slice` at import, which torch >= 2.6 refuses by default.
 with torch.serialization.safe_globals([slice]):
     # Submodules, as in NequIP: what a packaged model imports goes into the package, and e3nn.o3
@@ -43,9 +45,6 @@ __all__ = [
     "sum_of",
     "wigner_3j",
 ]
-
-# An irrep of a channel: its degree, and whether its parity is pseudo, -(-1)^l.
-Function = Tuple[int, bool]
 
 
 def is_pseudo(ir: Irrep) -> bool:
